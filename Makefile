@@ -1,0 +1,70 @@
+# `make run` trains a model on real sentences and shows what it writes; `make test` checks everything; `make help` lists the rest.
+# Needs Python 3.11 or later and make. Everything is installed into .venv; nothing has to be activated.
+PYTHON ?= python3
+# an index with another build of PyTorch, for instance one without CUDA; pip looks there besides its own
+TORCH_INDEX ?=
+
+TASK ?= basic-english
+RECIPE ?= fast
+PROFILE ?= cpu
+MINUTES ?= 10
+N_EVAL ?= 300
+PROCESSES ?= 1
+NAME ?= $(TASK)$(if $(filter-out fast,$(RECIPE)),-$(RECIPE))$(if $(filter-out cpu,$(PROFILE)),-$(PROFILE))
+
+RUN = runs/$(NAME)
+PY = .venv/bin/python
+STAMP = .venv/installed
+PAPERMILL = $(PY) -m papermill -k python3 --cwd . --no-progress-bar --log-level WARNING --stdout-file - --stderr-file -
+# with several processes each keeps its own executed notebook; the first one's is train.ipynb
+TRAIN = $(PAPERMILL) nbs/experiments/train.ipynb "$(RUN)/train$$(test $${RANK:-0} = 0 || echo .$$RANK).ipynb" \
+	-r task "$(TASK)" -r recipe "$(RECIPE)" -r profile "$(PROFILE)" -r run_dir "$(RUN)" -p minutes $(MINUTES)
+LAUNCH = $(PY) -m accelerate.commands.launch --multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no
+
+.PHONY: help run test train evaluate notebook docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make run [MINUTES=10]     set up, train on basic-english, evaluate, show a table and ten sentences'
+	@echo 'make test                 set up, check that exports and notebooks are current, run every notebook and test'
+	@echo 'make train [TASK= PROFILE= RECIPE= NAME= MINUTES= PROCESSES=]   train into runs/NAME; again: resume or extend'
+	@echo 'make evaluate [NAME= N_EVAL=]   measure runs/NAME on held-out pairs'
+	@echo 'make notebook             open JupyterLab'
+	@echo 'make docs                 render the site into _docs/html'
+	@echo 'make clean                remove what was rendered and built; runs, data and .venv stay'
+	@echo 'Anywhere: TORCH_INDEX=ADDRESS adds a package index for another build of PyTorch'
+
+$(STAMP): settings.ini setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Python 3.11 or later is needed, this one is %d.%d; name another with PYTHON=" % v[:2])'
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install -q --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+run: train evaluate
+	@$(PY) -m diffuseq.cli show "$(RUN)" --triples 10
+
+train: $(STAMP)
+	@mkdir -p "$(RUN)"
+ifeq ($(PROCESSES),1)
+	$(TRAIN)
+else
+	export ACCELERATE_USE_CPU=$$($(PY) -c 'import torch; print(int(not torch.cuda.is_available()))'); \
+	$(LAUNCH) --num_processes $(PROCESSES) --no_python sh -c '$(TRAIN)'
+endif
+
+evaluate: $(STAMP)
+	$(PAPERMILL) nbs/experiments/evaluate.ipynb "$(RUN)/evaluate.ipynb" -r run_dir "$(RUN)" -p n_eval $(N_EVAL)
+
+test: $(STAMP)
+	@$(PY) .ci/check.py
+
+notebook: $(STAMP)
+	$(PY) -m jupyterlab nbs/index.ipynb
+
+docs: $(STAMP)
+	$(PY) -m sphinx -q -c docs -b html nbs _docs/html
+	@echo "_docs/html/index.html"
+
+clean:
+	rm -rf _docs _proc build dist diffuseq.egg-info .pytest_cache
+	find diffuseq nbs docs tests -name __pycache__ -o -name .ipynb_checkpoints | while read -r d; do rm -rf "$$d"; done
