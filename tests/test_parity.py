@@ -1,0 +1,156 @@
+"""Our functions against the authors' released code, by the numbers in nbs/fixtures/official (each file's JSON says how it was made).
+
+Every row measures max|ours - theirs| / max(1, max|theirs|) and has a tolerance. `parity_table()` runs them all and returns the deviations; the test run prints it at its end."""
+import json
+from pathlib import Path
+import pytest, torch
+from safetensors.torch import load_file
+from diffuseq.schedule import make_alpha_bar, betas
+from diffuseq.forward import level, q_z0, q_sample
+from diffuseq.posterior import posterior_coefs, posterior_mean
+from diffuseq.objective import simple_loss, token_loss
+from diffuseq.importance import LossAware
+from diffuseq.anchoring import anchor, replace_source
+
+FIXTURES = Path(__file__).parent.parent/'nbs'/'fixtures'/'official'
+ROWS, MEASURED = {}, {}
+f32, f64 = 1e-5, 1e-10
+
+def row(name, tol):
+    "Register a function that yields pairs (ours, theirs) as a row of the table."
+    def keep(f): ROWS[name] = (f, tol); return f
+    return keep
+
+def fixture(name): return load_file(FIXTURES/f'{name}.safetensors')
+def table_of(name): return fixture(name)['lm_head.weight'] # what their loader leaves in the tied table
+def note(name): return json.loads((FIXTURES/f'{name}.json').read_text())
+
+def deviation(pairs):
+    "The largest deviation of all pairs, relative to the size of theirs where that is above 1; infinite if a number is not finite or a shape differs."
+    gaps = []
+    for ours, theirs in pairs:
+        ours, theirs = torch.as_tensor(ours).double(), torch.as_tensor(theirs).double()
+        same = ours.shape == theirs.shape and ours.isfinite().all()
+        gaps.append((ours - theirs).abs().max().item()/max(1., theirs.abs().max().item()) if same else float('inf'))
+    return max(gaps)
+
+def measure(name):
+    f, tol = ROWS[name]
+    return dict(row=name, deviation=deviation(f()), tolerance=tol)
+
+def parity_table(): return [measure(name) for name in ROWS]
+
+def in_both(title, *names):
+    "Register f(d, p, dtype, alpha_bar), which compares one fixture d in one precision, as two rows: float32 and float64. p is the prefix of that precision's tensors."
+    def keep(f):
+        for p, dtype, tol in (('f32.', torch.float32, f32), ('f64.', torch.float64, f64)):
+            def both(p=p, dtype=dtype):
+                for name in names: yield from f(fixture(name), p, dtype, make_alpha_bar('sqrt', 50 if name.endswith('T50') else 2000))
+            ROWS[f'{title}, {str(dtype)[6:]}'] = (both, tol)
+        return f
+    return keep
+
+# the schedule
+
+@row('beta and every derived array, sqrt', f64)
+def _():
+    d = fixture('schedule')
+    for T in (50, 2000):
+        a = make_alpha_bar('sqrt', T); now, prev, b = a[1:], a[:-1], betas(a)[1:]
+        U, E, var = posterior_coefs(now, prev)
+        ours = dict(betas=b, alphas_cumprod=now, posterior_mean_coef2=U, posterior_mean_coef1=E, posterior_variance=var, log_one_minus_alphas_cumprod=(1-now).log(),
+            posterior_log_variance_clipped=torch.cat([var[1:2], var[1:]]).log(), model_variance=torch.cat([var[1:2], b[1:]]))
+        if T == 50: ours |= dict(alphas_cumprod_prev=prev, alphas_cumprod_next=torch.cat([a[2:], a.new_zeros(1)]), sqrt_alphas_cumprod=now.sqrt(), sqrt_one_minus_alphas_cumprod=(1-now).sqrt(),
+            sqrt_recip_alphas_cumprod=now.rsqrt(), sqrt_recipm1_alphas_cumprod=(1/now - 1).sqrt())
+        for k, v in ours.items(): yield v, d[f'sqrt.{T}.{k}']
+
+@row('alpha-bar, linear and cosine', f64)
+def _():
+    d = fixture('schedule')
+    for s in ('linear', 'cosine'):
+        for T in (50, 2000): yield make_alpha_bar(s, T)[1:], d[f'{s}.{T}.alphas_cumprod']
+        yield betas(make_alpha_bar(s, 50))[1:], d[f'{s}.50.betas']
+
+# forward process, posterior, losses
+
+@in_both('z_0 and q_sample with the mask', 'loss_T2000', 'loss_T50')
+def _(d, p, dtype, a):
+    emb, target, t = table_of('checkpoint_main').to(dtype)[d['ids']], d['mask'] == 1, d['t_index'] + 1
+    z_0 = q_z0(emb, betas(a)[1].to(dtype), d['noise_0'].to(dtype))
+    yield z_0, d[p+'z_0']
+    yield q_sample(d[p+'z_0'], t, a, target, d['noise_t'].to(dtype)), d[p+'z_t']
+
+@in_both('posterior mean and variance', 'loss_T2000', 'loss_T50')
+def _(d, p, dtype, a):
+    t = d['t_index'] + 1; now, prev = level(a, t), level(a, t-1)
+    yield posterior_mean(d[p+'z_t'], d[p+'z_0'], now, prev), d[p+'posterior_mean']
+    yield posterior_coefs(now, prev)[2].flatten().to(dtype), d[p+'posterior_variance']
+
+@in_both('mse, decoder_nll, tT_loss, nll, loss', 'loss_T2000', 'loss_T50')
+def _(d, p, dtype, a):
+    ck, target = fixture('checkpoint_main'), d['mask'] == 1
+    W, bias, z_0, out = ck['lm_head.weight'].to(dtype), ck['lm_head.bias'].to(dtype), d[p+'z_0'], d[p+'model_output']
+    terms = simple_loss(z_0, W[d['ids']], out, z_0 @ W.T + bias, d['ids'], d['t_index'] + 1, target, a[-1], loss_on='all')
+    yield terms['mse'], d[p+'mse']
+    yield terms['rounding'], d[p+'decoder_nll']
+    yield terms['tT'], d[p+'tT_loss']
+    yield token_loss(out @ W.T + bias, d['ids'], target), d[p+'nll']
+    yield sum(terms.values()), d[p+'loss']
+    yield (sum(terms.values())*d['weights'].to(dtype)).mean()[None], d[p+'weighted_mean']
+
+# one ancestral step from their prediction
+
+@in_both('one p_sample step: plain, rounded, truncated noise', 'step_T2000', 'step_T50')
+def _(d, p, dtype, a):
+    t, target = d['t_index'] + 1, d['mask'] == 1; now, prev = level(a, t), level(a, t-1)
+    table = table_of('checkpoint_main').to(dtype); source, z = table[d['ids']], d['z_t'].to(dtype)
+    sigma = torch.where(t == 1, 0, betas(a)[t].sqrt()).to(dtype).view(-1, 1, 1)
+    yield anchor(d[p+'plain.pred_xstart'], table), d[p+'rounded.pred_xstart']
+    for kind, noise in (('plain', d['noise']), ('rounded', d['noise']), ('topp', d['topp_noise'])):
+        pred = d[p+'plain.pred_xstart'] if kind == 'topp' else d[f'{p}{kind}.pred_xstart']
+        mean = posterior_mean(z, pred, now, prev)
+        if kind != 'topp': yield mean, d[f'{p}{kind}.mean']
+        yield replace_source(mean + sigma*noise.to(dtype), source, target), d[f'{p}{kind}.sample']
+
+# importance sampling
+
+@row('loss-aware steps: history, probabilities, weights', f64)
+def _():
+    d, s, warm = fixture('importance'), LossAware(50), None
+    for k, (t, losses) in enumerate(zip(d['t_index'], d['losses'])):
+        s.update(t + 1, losses)
+        if warm is None and s.seen.min() >= 10: warm = k
+        if k not in d['marks']: continue
+        seen = s.seen.clamp(max=10)
+        yield seen, d[f'after{k}.counts']
+        yield s.history.sort(1).values, d[f'after{k}.history'].sort(1).values
+        yield s.probabilities(), d[f'after{k}.probabilities']
+        yield 1/(50*s.probabilities()), d[f'after{k}.weights']
+    yield float(warm), float(note('importance')['first_warm_row'])
+
+# v2
+
+@in_both('v2: forward process with the soft absorbing state, t < T', 'v2_loss')
+def _(d, p, dtype, a):
+    ck = fixture('checkpoint_v2'); m, target, t = ck['mean_embed'].to(dtype), d['mask'] == 1, d['t_index'] + 1
+    z_0 = q_z0(ck['lm_head.weight'].to(dtype)[d['ids']], betas(a)[1].to(dtype), d['noise_0'].to(dtype))
+    early = t < 2000 # at t = T ours is m itself
+    yield z_0, d[p+'z_0']
+    yield q_sample(z_0, t, a, target, d['noise_t'].to(dtype), absorb=m)[early], d[p+'z_t_soft'][early]
+
+@pytest.mark.parametrize('name', list(ROWS))
+def test_parity(name):
+    r = MEASURED[name] = measure(name)
+    assert r['deviation'] <= r['tolerance'], f'{name}: deviation {r["deviation"]:.2e}, allowed {r["tolerance"]:.0e}'
+
+def test_a_wrong_number_is_seen():
+    d = fixture('step_T50'); good = d['f32.plain.sample']
+    assert deviation([(good, good)]) == 0 and deviation([(good + 1e-4, good)]) > f32
+    assert deviation([(good*float('nan'), good)]) == deviation([(good[:1], good)]) == float('inf')
+
+@pytest.fixture(scope='module', autouse=True)
+def print_table(request):
+    yield
+    with request.config.pluginmanager.getplugin('capturemanager').global_and_fixture_disabled():
+        print()
+        for r in MEASURED.values(): print(f"{r['row']:<72} {r['deviation']:9.1e}  of {r['tolerance']:.0e}")
