@@ -11,6 +11,7 @@ from diffuseq.posterior import posterior_coefs, posterior_mean
 from diffuseq.objective import simple_loss, token_loss
 from diffuseq.importance import LossAware
 from diffuseq.anchoring import anchor, replace_source
+from diffuseq.mbr import bleu, bleu_matrix, mbr_select, self_bleu
 
 FIXTURES = Path(__file__).parent.parent/'nbs'/'fixtures'/'official'
 ROWS, MEASURED = {}, {}
@@ -23,6 +24,7 @@ def row(name, tol):
 
 def fixture(name): return load_file(FIXTURES/f'{name}.safetensors')
 def table_of(name): return fixture(name)['lm_head.weight'] # what their loader leaves in the tied table
+def tensor(x): return torch.tensor(x, dtype=torch.float64)
 def note(name): return json.loads((FIXTURES/f'{name}.json').read_text())
 
 def deviation(pairs):
@@ -127,6 +129,26 @@ def _():
         yield s.probabilities(), d[f'after{k}.probabilities']
         yield 1/(50*s.probabilities()), d[f'after{k}.weights']
     yield float(warm), float(note('importance')['first_warm_row'])
+
+# evaluation
+
+def seeds(kind='clean'):
+    "Files of the evaluation script: for every seed the outputs, and the references."
+    files = note('metrics')[kind]['files']
+    return [[r['recover'] for r in f] for f in files], [r['reference'] for r in files[0]]
+
+@row('sentence BLEU and self-BLEU', 1e-9)
+def _():
+    d, (outputs, refs) = note('metrics')['clean'], seeds()
+    for texts, single in zip(outputs, d['single']): yield tensor([bleu(*pair) for pair in zip(texts, refs)]), tensor(single['each']['bleu'])
+    for n, key in ((4, 'diversity'), (3, 'diversity_3')): yield tensor([self_bleu(bleu_matrix(list(c))) for c in zip(*outputs[:n])]), tensor(d[key]['each']['self_bleu'])
+
+@row('MBR: share of choices that differ, ties among them', 0)
+def _():
+    d, (outputs, _), m = note('metrics')['clean'], seeds(), note('mbr')
+    assert m['lead'].count(0.) >= 10
+    cases = [(m['candidates'], [c[i] for c, i in zip(m['candidates'], m['chosen'])])] + [([list(c) for c in zip(*outputs[:n])], d[key]['chosen']) for n, key in ((4, 'mbr'), (3, 'mbr_3'))]
+    for candidates, chosen in cases: yield sum(a != b for a, b in zip(mbr_select(candidates), chosen))/len(chosen), 0.
 
 # v2
 
