@@ -5,28 +5,28 @@
 # %% auto #0
 __all__ = ['normalize_rows', 'q_z0', 'level', 'q_step', 'q_sample', 'input_scale']
 
-# %% ../nbs/02_forward.ipynb #05ef4309
+# %% ../nbs/02_forward.ipynb #148d3f8a
 import torch
 from torch.nn.functional import normalize
 from .schedule import betas
 
-# %% ../nbs/02_forward.ipynb #61baecfb
+# %% ../nbs/02_forward.ipynb #e1a1695b
 def normalize_rows(
     table, # word vectors, (V, d)
 )->torch.Tensor: # (V, d), every row of length sqrt(d)
     "The table with each row scaled to length sqrt(d): one unit of signal for each coordinate."
     return normalize(table, dim=-1)*table.shape[-1]**0.5
 
-# %% ../nbs/02_forward.ipynb #eff50e94
+# %% ../nbs/02_forward.ipynb #9d7fd235
 def q_z0(
     emb, # Emb(w), (B, n, d)
     beta_0, # variance of the cloud around a word's vector, a number
     noise, # standard normal, (B, n, d)
 )->torch.Tensor: # z_0, (B, n, d)
-    "Draw z_0 from q_phi(z_0 | w) = N(Emb(w), beta_0 I)."
+    "Draw z_0 from q_phi(z_0 | w) = N(Emb(w), beta_0 I) (Eq. F1)."
     return emb + beta_0**0.5*noise
 
-# %% ../nbs/02_forward.ipynb #f446e3bc
+# %% ../nbs/02_forward.ipynb #8524d539
 def level(
     a, # one number for each step, (T+1,)
     t, # steps, int64, (B,) for one level a sentence, (B, n) for one a token
@@ -35,7 +35,7 @@ def level(
     "a[t], with axes of length 1 appended so that it broadcasts over a state (B, n, d)."
     return a.to(t.device)[t].reshape(t.shape + (1,)*(ndim - t.dim()))
 
-# %% ../nbs/02_forward.ipynb #c2a8ac1f
+# %% ../nbs/02_forward.ipynb #d556abfc
 def q_step(
     z_s, # z_{t-1}, (B, n, d)
     t, # steps in 0..T, int64, (B,) or (B, n); 0 leaves the row as it is
@@ -48,7 +48,7 @@ def q_step(
     z_t = (1-beta).sqrt().to(z_s)*z_s + beta.sqrt().to(z_s)*noise
     return torch.where(target[...,None], z_t, z_s)
 
-# %% ../nbs/02_forward.ipynb #3d152644
+# %% ../nbs/02_forward.ipynb #b184a8af
 def q_sample(
     z_0, # clean states, (B, n, d)
     t, # steps in 0..T, int64, (B,) or (B, n); 0 leaves the row as it is
@@ -66,12 +66,12 @@ def q_sample(
     if absorb is not None: z_t = torch.where(steps == len(alpha_bar)-1, m, z_t)
     return torch.where(target[...,None] & (steps > 0), z_t, z_0)
 
-# %% ../nbs/02_forward.ipynb #e7d996ae
+# %% ../nbs/02_forward.ipynb #185d761b
 def input_scale(
     t, # steps in 0..T, int64, (B,) or (B, n)
     alpha_bar, # signal power left, (T+1,) float64
     factor:float=1., # F
 )->torch.Tensor: # (B, 1, 1) or (B, n, 1) float64
-    "1/sqrt(alpha_bar + F^2 (1 - alpha_bar)): brings a state of unit signal power back to unit power (F5)."
+    "1/sqrt(alpha_bar + F^2 (1 - alpha_bar)): brings a state of unit signal power back to unit power (Eq. F5)."
     alpha_bar_t = level(alpha_bar, t)
     return (alpha_bar_t + factor**2*(1-alpha_bar_t)).rsqrt()
