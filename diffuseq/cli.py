@@ -187,7 +187,7 @@ def evaluate(args):
     if args.references: references = read_references(args.references, len(made))
     if None in references: raise ValueError(f'{args.input}, line {references.index(None) + 1}: no reference; name a file with --references, or generate from JSON lines that have "trg"')
     from diffuseq import metrics
-    from diffuseq.data import normalize_text
+    from diffuseq.corpora import normalize_text
     clean = (lambda x: x) if args.raw else lambda x: x if x is None else [normalize_text(s) for s in x] if isinstance(x, list) else normalize_text(x)
     sources, references, made = ([clean(x) for x in column] for column in (sources, references, made))
     scores = metrics.evaluate(None if None in sources else sources, references, made)
