@@ -1,7 +1,7 @@
 """Our functions against the authors' released code, by the numbers in nbs/fixtures/official (each file's JSON says how it was made).
 
 Every row measures max|ours - theirs| / max(1, max|theirs|) and has a tolerance. `parity_table()` runs them all and returns the deviations; the test run prints it at its end."""
-import json
+import functools, importlib.util, json, tempfile
 from pathlib import Path
 import pytest, torch
 from safetensors.torch import load_file
@@ -149,6 +149,78 @@ def _():
     assert m['lead'].count(0.) >= 10
     cases = [(m['candidates'], [c[i] for c, i in zip(m['candidates'], m['chosen'])])] + [([list(c) for c in zip(*outputs[:n])], d[key]['chosen']) for n, key in ((4, 'mbr'), (3, 'mbr_3'))]
     for candidates, chosen in cases: yield sum(a != b for a, b in zip(mbr_select(candidates), chosen))/len(chosen), 0.
+
+# the network from their checkpoint, and whole chains
+
+MODEL = importlib.util.find_spec('diffuseq.model') is not None
+
+@functools.cache
+def official(name, T=2000):
+    "Our model, loaded from a file as their trainer writes it."
+    from diffuseq.model import DiffuSeq
+    d, n = fixture(name), note(name)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder)/n.get('file', 'ema_0.9999_000000.pt')
+        torch.save({k: d[k] if k in ('lm_head.weight', 'position_ids') else torch.nn.Parameter(d[k]) for k in n['key_order']}, file)
+        (Path(folder)/'training_args.json').write_text(json.dumps(n['training_args'] | dict(diffusion_steps=T)))
+        return DiffuSeq.from_official(folder, num_heads=n['bert_config']['num_attention_heads']).eval()
+
+@torch.no_grad()
+def chain(d, T, rounding, x, indices, noise, denoise):
+    "Ancestral steps at the given indices t - 1, from our parts; yields every state."
+    a, table, target = make_alpha_bar('sqrt', T), table_of('checkpoint_main').to(x.dtype), d['mask'] == 1
+    source = table[d['ids']]
+    for i in indices:
+        t = torch.full((len(x),), i + 1)
+        pred = denoise(x, t)
+        if rounding: pred = anchor(pred, table)
+        sigma = betas(a)[i+1].sqrt() if i else 0.
+        x = replace_source(posterior_mean(x, pred, level(a, t), level(a, t-1)) + sigma*noise[i % 50].to(x.dtype), source, target)
+        yield x
+
+def beginning(d, dtype=torch.float32):
+    source = table_of('checkpoint_main').to(dtype)[d['ids']]
+    return replace_source(d['start'].to(dtype), source, d['mask'] == 1)
+
+def down(T): return range(T-1, -1, -1)
+
+if MODEL:
+    @row('model(z_t, t) and its logits, main', f32)
+    def _():
+        d, m, ck = fixture('model_main'), official('checkpoint_main'), fixture('checkpoint_main')
+        with torch.no_grad(): out = m.denoise(d['x'], (d['timesteps']*2 + 1).long())
+        yield out, d['output']
+        yield out[:2] @ ck['lm_head.weight'].T + ck['lm_head.bias'], d['logits']
+
+    @row('model(z_t, t), initialised from BERT', f32)
+    def _():
+        d = fixture('checkpoint_bert_init')
+        with torch.no_grad(): yield official('checkpoint_bert_init').denoise(d['test.x'], (d['test.timesteps']*2 + 1).long()), d['test.output']
+
+    @row('model(z_t, t), v2', f32)
+    def _():
+        d = fixture('v2_loss')
+        with torch.no_grad(): yield official('checkpoint_v2').denoise(d['f32.z_t'], d['t_index'] + 1), d['f32.model_output']
+
+    @row('chain of 50 steps, every state, plain and rounded', f32)
+    def _():
+        d, m = fixture('chain'), official('checkpoint_main', 50)
+        for rounding, key in ((False, 'T50.plain.states'), (True, 'T50.rounded.states')):
+            states = chain(d, 50, rounding, beginning(d), down(50), d['noise'], m.denoise)
+            yield torch.stack([beginning(d), *states]), d[key]
+
+    @row('chain of 2000 steps without rounding', 1e-4)
+    def _():
+        d, m = fixture('chain'), official('checkpoint_main')
+        states = dict(zip(down(2000), chain(d, 2000, False, beginning(d), down(2000), d['noise'], m.denoise)))
+        yield states[0], d['T2000.plain.final_f32']
+        yield torch.stack([states[i] for i in d['T2000.kept'].tolist()]), d['T2000.plain.some_f64']
+
+    @row('chain of 2000 steps with rounding, each step from their state', f32)
+    def _():
+        d, m = fixture('chain'), official('checkpoint_main')
+        assert (d['T2000.rounded.margin'] > 1e-5).all() # no ties
+        for i, before, after in zip(d['T2000.kept'].tolist(), d['T2000.rounded.before'], d['T2000.rounded.after']): yield next(chain(d, 2000, True, before, [i], d['noise'], m.denoise)), after
 
 # v2
 
