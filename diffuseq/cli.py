@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'read_lines', 'parse_json', 'string_field', 'read_sources', 'output_line', 'chunks', 'generate_lines',
            'fingerprint', 'begin', 'drop_cut_line', 'skip_done', 'load', 'generate', 'write_lines', 'read_outputs',
-           'read_references', 'evaluate', 'table_text', 'show', 'parser', 'at_least', 'add_readers', 'main']
+           'read_references', 'evaluate', 'table_text', 'show', 'at_least', 'add_readers', 'parser', 'main']
 
 # %% ../nbs/14_cli.ipynb #9ec8beb1
 import argparse, codecs, hashlib, json, os, sys
@@ -218,6 +218,29 @@ def show(args):
     for p in sorted(run.iterdir()):
         if p.is_file() and p.suffix in ('.ipynb', '.png', '.json', '.jsonl', '.safetensors'): print(p)
 
+# %% ../nbs/14_cli.ipynb #84f14dd4
+def at_least(least):
+    "A reader of whole numbers from `least` on, for argparse."
+    def read(text):
+        if (value := int(text)) < least: raise argparse.ArgumentTypeError(f'{text} is below {least}')
+        return value
+    read.__name__ = 'whole number'
+    return read
+
+# %% ../nbs/14_cli.ipynb #8771c4cb
+def add_readers(sub):
+    "The commands that only read what others wrote."
+    e = sub.add_parser('evaluate', help='numbers for generated texts', description='Compares generated texts with references: BLEU, ROUGE-L, BERTScore, diversity, length.')
+    e.set_defaults(run_command=evaluate)
+    e.add_argument('--in', dest='input', required=True, metavar='FILE', help='an output of generate')
+    e.add_argument('--references', nargs='+', metavar='FILE', help='plain or JSON lines ("trg"); needed where the outputs carry no "reference"')
+    e.add_argument('--raw', action='store_true', help='score the texts as they stand, without normalising them')
+    e.add_argument('--out', dest='output', metavar='FILE', help='also write the numbers as JSON')
+    s = sub.add_parser('show', help='the numbers and some sentences of a run', description='Prints what a run folder holds: its table and some sentences.')
+    s.set_defaults(run_command=show)
+    s.add_argument('run', help='a run folder that was evaluated')
+    s.add_argument('--triples', type=at_least(0), default=10, metavar='N', help='sentences to show (default 10)')
+
 # %% ../nbs/14_cli.ipynb #b3b434b2
 def parser():
     "The arguments of the command `diffuseq`."
@@ -240,27 +263,6 @@ def parser():
     g.add_argument('--batch-size', type=at_least(1), help='texts at once; changes the speed, not the texts')
     add_readers(sub)
     return p
-
-def at_least(least):
-    "A reader of whole numbers from `least` on, for argparse."
-    def read(text):
-        if (value := int(text)) < least: raise argparse.ArgumentTypeError(f'{text} is below {least}')
-        return value
-    read.__name__ = 'whole number'
-    return read
-
-def add_readers(sub):
-    "The commands that only read what others wrote."
-    e = sub.add_parser('evaluate', help='numbers for generated texts', description='Compares generated texts with references: BLEU, ROUGE-L, BERTScore, diversity, length.')
-    e.set_defaults(run_command=evaluate)
-    e.add_argument('--in', dest='input', required=True, metavar='FILE', help='an output of generate')
-    e.add_argument('--references', nargs='+', metavar='FILE', help='plain or JSON lines ("trg"); needed where the outputs carry no "reference"')
-    e.add_argument('--raw', action='store_true', help='score the texts as they stand, without normalising them')
-    e.add_argument('--out', dest='output', metavar='FILE', help='also write the numbers as JSON')
-    s = sub.add_parser('show', help='the numbers and some sentences of a run', description='Prints what a run folder holds: its table and some sentences.')
-    s.set_defaults(run_command=show)
-    s.add_argument('run', help='a run folder that was evaluated')
-    s.add_argument('--triples', type=at_least(0), default=10, metavar='N', help='sentences to show (default 10)')
 
 # %% ../nbs/14_cli.ipynb #e061eabb
 def main(argv=None):
