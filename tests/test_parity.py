@@ -11,6 +11,7 @@ from diffuseq.posterior import posterior_coefs, posterior_mean
 from diffuseq.objective import simple_loss, token_loss
 from diffuseq.importance import LossAware
 from diffuseq.anchoring import anchor, replace_source
+from diffuseq.metrics import evaluate, official_length, read_official_outputs
 from diffuseq.mbr import bleu, bleu_matrix, mbr_select, self_bleu
 
 FIXTURES = Path(__file__).parent.parent/'nbs'/'fixtures'/'official'
@@ -149,6 +150,36 @@ def _():
     assert m['lead'].count(0.) >= 10
     cases = [(m['candidates'], [c[i] for c, i in zip(m['candidates'], m['chosen'])])] + [([list(c) for c in zip(*outputs[:n])], d[key]['chosen']) for n, key in ((4, 'mbr'), (3, 'mbr_3'))]
     for candidates, chosen in cases: yield sum(a != b for a, b in zip(mbr_select(candidates), chosen))/len(chosen), 0.
+
+@functools.cache
+def scored(kind, seeds, bertscore_model=None):
+    "Our evaluation of their first `seeds` output files, or of the file of one seed if `seeds` is a tuple of one."
+    files = note('metrics')[kind]['files']; chosen = [files[i] for i in seeds]
+    with tempfile.TemporaryDirectory() as folder:
+        for i, rows in enumerate(chosen): (Path(folder)/f'seed{i}.json').write_text(''.join(json.dumps(r) + '\n' for r in rows))
+        texts = read_official_outputs(folder)
+    return texts, evaluate(*texts, per_pair=True, bertscore_model=bertscore_model)
+
+def evaluation_rows(keys, model=None, kinds=('clean', 'raw')):
+    "Means and scores of every example: each seed alone, the sets of 3 and 4 seeds, the choice among them; plain texts and files with markers."
+    for kind in kinds:
+        d = note('metrics')[kind]
+        alone = [((i,), x) for i, x in enumerate(d['single'])]
+        sets = [((0, 1, 2), d['mbr_3']), ((0, 1, 2, 3), d['mbr']), ((0, 1, 2), d['diversity_3']), ((0, 1, 2, 3), d['diversity'])]
+        for seeds, theirs in alone + sets:
+            ours = scored(kind, seeds, model)[1]
+            for k in set(keys) & set(theirs): yield ours[k], theirs[k]; yield tensor(ours['per_pair'][k]), tensor(theirs['each'][k])
+
+@row('evaluation: BLEU, ROUGE-L, dist-1, self-BLEU, div-4', 1e-9)
+def _(): yield from evaluation_rows(('bleu', 'rouge_l', 'dist_1', 'self_bleu', 'div_4'))
+
+@row('evaluation: length, as their script counts', 1e-9)
+def _():
+    for kind in ('clean', 'raw'):
+        for i, theirs in enumerate(note('metrics')[kind]['single']): yield official_length([c[0] for c in scored(kind, (i,))[0][2]]), theirs['length']
+
+@row('evaluation: BERTScore with the small encoder', 1e-6)
+def _(): yield from evaluation_rows(('bertscore',), 'all-MiniLM-L6-v2', ('raw',))
 
 # the network from their checkpoint, and whole chains
 
