@@ -5,31 +5,31 @@
 # %% auto #0
 __all__ = ['posterior_coefs', 'posterior_mean']
 
-# %% ../nbs/03_posterior.ipynb #091b11f7
+# %% ../nbs/03_posterior.ipynb #6eea9281
 import torch
 
-# %% ../nbs/03_posterior.ipynb #09013b71
+# %% ../nbs/03_posterior.ipynb #de6f6be9
 def posterior_coefs(
     alpha_bar_t, # signal power left at t, any shape, below 1
-    alpha_bar_s, # the same at the earlier step s <= t, same shape
-)->tuple: # U of z_t, E of z_0, variance: same shape each
-    "Weights and variance of q(z_s | z_t, z_0) = N(U z_t + E z_0, var I); s = t-1 is Eq. 14."
+    alpha_bar_s, # the same at an earlier step s, same shape
+)->tuple: # U, weight of z_t; E, weight of z_0; variance: same shape each
+    "Weights and variance of q(z_s | z_t, z_0) = N(U z_t + E z_0, variance I); s = t-1 is Eq. 14."
     alpha = alpha_bar_t/alpha_bar_s
     U = alpha**0.5*(1-alpha_bar_s)/(1-alpha_bar_t)
     E = alpha_bar_s**0.5*(1-alpha)/(1-alpha_bar_t)
     return U, E, (1-alpha)*(1-alpha_bar_s)/(1-alpha_bar_t)
 
-# %% ../nbs/03_posterior.ipynb #d1397e4f
+# %% ../nbs/03_posterior.ipynb #025e6daa
 def posterior_mean(
     z_t, # the noisy state, (B, n, d)
     z_0, # the clean state, known or predicted, (B, n, d)
-    alpha_bar_t, # signal power left at t, float64, (B, 1, 1) or (B, n, 1)
-    alpha_bar_s, # the same at s <= t
+    alpha_bar_t, # signal power left at t, float64 tensor, (B, 1, 1) or (B, n, 1): 02_forward's level
+    alpha_bar_s, # the same at an earlier step s
     target=None, # True on rows of y, bool (B, n); None: all rows
     *,
     absorb=None, # m, (d,), of the soft absorbing state
 )->torch.Tensor: # (B, n, d)
-    "Mean of q(z_s | z_t, z_0) on target rows, z_0 itself on source rows (Eq. 14; with `absorb` Eq. P5)."
+    "Mean of q(z_s | z_t, z_0) on target rows, z_0 itself on source rows (Eq. 14; with `absorb` Eq. P7)."
     U, E, _ = (c.to(z_t) for c in posterior_coefs(alpha_bar_t, alpha_bar_s))
     mean = U*z_t + E*z_0
     if absorb is not None: mean = mean + (1-U-E)*absorb.to(z_t)
