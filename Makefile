@@ -37,7 +37,8 @@ help:
 $(STAMP): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Python 3.11 or later is needed, this one is %d.%d; name another with PYTHON=" % v[:2])'
 	test -x $(PY) || $(PYTHON) -m venv .venv
-	$(PY) -m pip install -q --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -c constraints.txt -e '.[dev]'
+	@echo 'Installing into .venv: a few minutes, once'
+	@$(PY) -m pip install -q --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
 run: train evaluate
