@@ -60,7 +60,7 @@ def q_sample(
     absorb=None, # m, (d,): the state that a row ends in, exactly, at t = T
 )->torch.Tensor: # z_t, (B, n, d)
     "Draw z_t from q(z_t | z_0) in one go (Eq. 11); with `factor` and `absorb` Eq. F3."
-    alpha_bar_t, steps = level(alpha_bar, t), level(torch.arange(len(alpha_bar)), t)
+    alpha_bar_t = level(alpha_bar, t); steps = t.reshape(alpha_bar_t.shape)
     m = z_0.new_zeros(()) if absorb is None else absorb.to(z_0)
     z_t = m + alpha_bar_t.sqrt().to(z_0)*(z_0 - m) + factor*(1-alpha_bar_t).sqrt().to(z_0)*noise
     if absorb is not None: z_t = torch.where(steps == len(alpha_bar)-1, m, z_t)
