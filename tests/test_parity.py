@@ -9,6 +9,8 @@ from diffuseq.schedule import make_alpha_bar, betas
 from diffuseq.forward import level, q_z0, q_sample
 from diffuseq.posterior import posterior_coefs, posterior_mean
 from diffuseq.objective import simple_loss, token_loss
+from diffuseq.config import make_config
+from diffuseq.denoiser import BertDenoiser, timestep_embedding
 from diffuseq.importance import LossAware
 from diffuseq.anchoring import anchor, replace_source
 from diffuseq.metrics import evaluate, official_length, read_official_outputs
@@ -183,30 +185,30 @@ def _(): yield from evaluation_rows(('bertscore',), 'all-MiniLM-L6-v2', ('raw',)
 
 # the network from their checkpoint, and whole chains
 
-MODEL = importlib.util.find_spec('diffuseq.model') is not None
-
 @functools.cache
-def official(name, T=2000):
-    "Our model, loaded from a file as their trainer writes it."
-    from diffuseq.model import DiffuSeq
-    d, n = fixture(name), note(name)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder)/n.get('file', 'ema_0.9999_000000.pt')
-        torch.save({k: d[k] if k in ('lm_head.weight', 'position_ids') else torch.nn.Parameter(d[k]) for k in n['key_order']}, file)
-        (Path(folder)/'training_args.json').write_text(json.dumps(n['training_args'] | dict(diffusion_steps=T)))
-        return DiffuSeq.from_official(folder, num_heads=n['bert_config']['num_attention_heads']).eval()
+def network(name, dtype=torch.float32):
+    "BertDenoiser with the weights of a file of theirs, as their own loader leaves them."
+    d = {k: v for k, v in fixture(name).items() if k not in ('position_ids', 'mean_embed')}
+    net = BertDenoiser(make_config(recipe='official', profile='smoke', d_embed=8, width=32, n_layers=2, n_heads=2, dropout=0.), 50, 24)
+    net.load_state_dict(d)
+    return net.eval().to(dtype)
+
+def guess(name, T, dtype=torch.float32):
+    "f_theta(z_t, t) for t in 1..T."
+    net = network(name, dtype)
+    return lambda z, t: net(z, (t-1)*1000/T)
 
 @torch.no_grad()
-def chain(d, T, rounding, x, indices, noise, denoise):
+def chain(d, T, rounding, x, indices):
     "Ancestral steps at the given indices t - 1, from our parts; yields every state."
     a, table, target = make_alpha_bar('sqrt', T), table_of('checkpoint_main').to(x.dtype), d['mask'] == 1
-    source = table[d['ids']]
+    source, denoise = table[d['ids']], guess('checkpoint_main', T, x.dtype)
     for i in indices:
         t = torch.full((len(x),), i + 1)
         pred = denoise(x, t)
         if rounding: pred = anchor(pred, table)
         sigma = betas(a)[i+1].sqrt() if i else 0.
-        x = replace_source(posterior_mean(x, pred, level(a, t), level(a, t-1)) + sigma*noise[i % 50].to(x.dtype), source, target)
+        x = replace_source(posterior_mean(x, pred, level(a, t), level(a, t-1)) + sigma*d['noise'][i % 50].to(x.dtype), source, target)
         yield x
 
 def beginning(d, dtype=torch.float32):
@@ -215,43 +217,68 @@ def beginning(d, dtype=torch.float32):
 
 def down(T): return range(T-1, -1, -1)
 
-if MODEL:
-    @row('model(z_t, t) and its logits, main', f32)
-    def _():
-        d, m, ck = fixture('model_main'), official('checkpoint_main'), fixture('checkpoint_main')
-        with torch.no_grad(): out = m.denoise(d['x'], (d['timesteps']*2 + 1).long())
-        yield out, d['output']
-        yield out[:2] @ ck['lm_head.weight'].T + ck['lm_head.bias'], d['logits']
+@row('network: model(z_t, t), its logits, the sine table', f32)
+def _():
+    d, net = fixture('model_main'), network('checkpoint_main')
+    with torch.no_grad(): out = net(d['x'], d['timesteps'])
+    yield out, d['output']
+    with torch.no_grad(): yield net.logits(out[:2]), d['logits']
+    yield timestep_embedding(d['timesteps'], 8), d['sine_table']
+    d = fixture('v2_loss')
+    with torch.no_grad(): yield guess('checkpoint_v2', 2000)(d['f32.z_t'], d['t_index'] + 1), d['f32.model_output']
 
-    @row('model(z_t, t), initialised from BERT', f32)
-    def _():
-        d = fixture('checkpoint_bert_init')
-        with torch.no_grad(): yield official('checkpoint_bert_init').denoise(d['test.x'], (d['test.timesteps']*2 + 1).long()), d['test.output']
+@in_both('training step: loss and gradients through our network', 'loss_T2000')
+def _(d, p, dtype, a):
+    net, target, t = network('checkpoint_main', dtype), d['mask'] == 1, d['t_index'] + 1
+    emb = net.table()[d['ids']]; z_0 = q_z0(emb, betas(a)[1].to(dtype), d['noise_0'].to(dtype))
+    out = guess('checkpoint_main', 2000, dtype)(q_sample(z_0, t, a, target, d['noise_t'].to(dtype)), t)
+    terms = simple_loss(z_0, emb, out, net.logits(z_0), d['ids'], t, target, a[-1], loss_on='all')
+    net.zero_grad(); (sum(terms.values())*d['weights'].to(dtype)).mean().backward()
+    yield sum(terms.values()).detach(), d[p+'loss']
+    named = dict(net.named_parameters())
+    for k in d:
+        if k.startswith(p+'grad.'): yield named[k.removeprefix(p+'grad.')].grad, d[k]
+    norms = torch.stack([named[k].grad.double().norm() for k in note('loss_T2000')['parameters']])
+    yield norms, d['grad_norms'] if dtype == torch.float32 else norms
 
-    @row('model(z_t, t), v2', f32)
-    def _():
-        d = fixture('v2_loss')
-        with torch.no_grad(): yield official('checkpoint_v2').denoise(d['f32.z_t'], d['t_index'] + 1), d['f32.model_output']
+@row('chain of 50 steps, every state, plain and rounded, float32', f32)
+def _():
+    d = fixture('chain')
+    for rounding, key in ((False, 'T50.plain.states'), (True, 'T50.rounded.states')): yield torch.stack([beginning(d), *chain(d, 50, rounding, beginning(d), down(50))]), d[key]
 
-    @row('chain of 50 steps, every state, plain and rounded', f32)
-    def _():
-        d, m = fixture('chain'), official('checkpoint_main', 50)
-        for rounding, key in ((False, 'T50.plain.states'), (True, 'T50.rounded.states')):
-            states = chain(d, 50, rounding, beginning(d), down(50), d['noise'], m.denoise)
-            yield torch.stack([beginning(d), *states]), d[key]
+@row('chain of 2000 steps without rounding, float32', 1e-4)
+def _():
+    d = fixture('chain'); *_, last = chain(d, 2000, False, beginning(d), down(2000))
+    yield last, d['T2000.plain.final_f32']
 
-    @row('chain of 2000 steps without rounding', 1e-4)
-    def _():
-        d, m = fixture('chain'), official('checkpoint_main')
-        states = dict(zip(down(2000), chain(d, 2000, False, beginning(d), down(2000), d['noise'], m.denoise)))
-        yield states[0], d['T2000.plain.final_f32']
-        yield torch.stack([states[i] for i in d['T2000.kept'].tolist()]), d['T2000.plain.some_f64']
+@row('chain of 2000 steps without rounding, its end and 15 states before, float64', f64)
+def _():
+    d = fixture('chain'); states = dict(zip(down(2000), chain(d, 2000, False, beginning(d, torch.float64), down(2000))))
+    yield torch.stack([states[i] for i in d['T2000.kept'].tolist()]), d['T2000.plain.some_f64']
 
-    @row('chain of 2000 steps with rounding, each step from their state', f32)
+@row('chain of 2000 steps with rounding, 16 steps from their state, float32', f32)
+def _():
+    d = fixture('chain')
+    assert (d['T2000.rounded.margin'] > 1e-5).all() # no ties among them
+    for i, before, after in zip(d['T2000.kept'].tolist(), d['T2000.rounded.before'], d['T2000.rounded.after']): yield next(chain(d, 2000, True, before, [i])), after
+
+# their files, through from_official
+
+if importlib.util.find_spec('diffuseq.model'):
+    def official(name, folder):
+        "Our model, loaded from a folder as their trainer writes it."
+        from diffuseq.model import DiffuSeq
+        d, n = fixture(name), note(name)
+        torch.save({k: d[k] if k in ('lm_head.weight', 'position_ids') else torch.nn.Parameter(d[k]) for k in n['key_order']}, Path(folder)/n.get('file', 'ema_0.9999_000000.pt'))
+        (Path(folder)/'training_args.json').write_text(json.dumps(n['training_args']))
+        return DiffuSeq.from_official(folder, num_heads=n['bert_config']['num_attention_heads']).eval()
+
+    @row('from_official: denoise(z_t, t) of main, of v2, of one initialised from BERT', f32)
     def _():
-        d, m = fixture('chain'), official('checkpoint_main')
-        assert (d['T2000.rounded.margin'] > 1e-5).all() # no ties
-        for i, before, after in zip(d['T2000.kept'].tolist(), d['T2000.rounded.before'], d['T2000.rounded.after']): yield next(chain(d, 2000, True, before, [i], d['noise'], m.denoise)), after
+        for name, z, t, theirs in (('checkpoint_main', fixture('model_main')['x'], fixture('model_main')['timesteps'], fixture('model_main')['output']),
+                                   ('checkpoint_v2', fixture('v2_loss')['f32.z_t'], fixture('v2_loss')['t_index']/2, fixture('v2_loss')['f32.model_output']),
+                                   ('checkpoint_bert_init', *(fixture('checkpoint_bert_init')[f'test.{k}'] for k in ('x', 'timesteps', 'output')))):
+            with tempfile.TemporaryDirectory() as folder, torch.no_grad(): yield official(name, folder).denoise(z, (t*2 + 1).long()), theirs
 
 # v2
 
