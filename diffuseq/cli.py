@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'read_lines', 'parse_json', 'string_field', 'read_sources', 'output_line', 'chunks', 'generate_lines',
            'fingerprint', 'begin', 'drop_cut_line', 'skip_done', 'load', 'generate', 'write_lines', 'read_outputs',
-           'read_references', 'evaluate', 'table_text', 'show', 'at_least', 'add_readers', 'parser', 'main']
+           'read_references', 'evaluate', 'score_lines', 'table_text', 'show', 'at_least', 'add_readers', 'parser',
+           'main']
 
 # %% ../nbs/14_cli.ipynb #9ec8beb1
 import argparse, codecs, hashlib, json, os, sys
@@ -188,11 +189,18 @@ def evaluate(args):
     if None in references: raise ValueError(f'{args.input}, line {references.index(None) + 1}: no reference; name a file with --references, or generate from JSON lines that have "trg"')
     from diffuseq import metrics
     from diffuseq.corpora import normalize_text
-    clean = (lambda x: x) if args.raw else lambda x: x if x is None else [normalize_text(s) for s in x] if isinstance(x, list) else normalize_text(x)
-    sources, references, made = ([clean(x) for x in column] for column in (sources, references, made))
-    scores = metrics.evaluate(None if None in sources else sources, references, made)
-    for name, value in scores.items(): print(f'{name:16} {value:.4f}' if isinstance(value, float) else f'{name:16} {value}')
+    clean = (lambda x: x) if args.raw else lambda x: [normalize_text(s) for s in x] if isinstance(x, list) else normalize_text(x)
+    known = None not in sources
+    scores = metrics.evaluate([clean(x or '') for x in sources], [clean(x) for x in references], [clean(x) for x in made], bertscore_model=None if args.bertscore == 'none' else args.bertscore)
+    if not known: scores = {k: v for k, v in scores.items() if not k.startswith('sari')}
+    print(score_lines(scores))
     if args.output: write_atomic(args.output, json.dumps(scores, indent=1) + '\n')
+
+def score_lines(scores):
+    "One line for each score, then one for each signature: by which tool, version and options it was counted. `_single` scores only where they differ."
+    told = {k: v for k, v in scores.items() if k != 'signatures' and v is not None and not (k.endswith('_single') and v == scores.get(k.removesuffix('_single')))}
+    numbers = [f'{k:18} {v:.4f}' if isinstance(v, float) else f'{k:18} {v}' for k, v in told.items()]
+    return '\n'.join(numbers + [f'{k}: {v}' for k, v in scores['signatures'].items() if k in told])
 
 # %% ../nbs/14_cli.ipynb #d965cad9
 def table_text(rows):
@@ -235,6 +243,7 @@ def add_readers(sub):
     e.add_argument('--in', dest='input', required=True, metavar='FILE', help='an output of generate')
     e.add_argument('--references', nargs='+', metavar='FILE', help='plain or JSON lines ("trg"); needed where the outputs carry no "reference"')
     e.add_argument('--raw', action='store_true', help='score the texts as they stand, without normalising them')
+    e.add_argument('--bertscore', default='auto', metavar='MODEL', help='a folder or hub id; auto (default): the best that is installed; none: leave it out')
     e.add_argument('--out', dest='output', metavar='FILE', help='also write the numbers as JSON')
     s = sub.add_parser('show', help='the numbers and some sentences of a run', description='Prints what a run folder holds: its table and some sentences.')
     s.set_defaults(run_command=show)
