@@ -3,8 +3,10 @@
 Every row measures max|ours - theirs| / max(1, max|theirs|) and has a tolerance. `parity_table()` runs them all and returns the deviations; the test run prints it at its end."""
 import functools, importlib.util, json, tempfile
 from pathlib import Path
-import pytest, torch
+import datasets, pytest, tokenizers, torch
 from safetensors.torch import load_file
+from diffuseq.data import read_jsonl
+from diffuseq.text import collate, encode_pairs, load_tokenizer
 from diffuseq.schedule import make_alpha_bar, betas
 from diffuseq.forward import level, q_z0, q_sample
 from diffuseq.posterior import posterior_coefs, posterior_mean
@@ -132,6 +134,24 @@ def _():
         yield s.probabilities(), d[f'after{k}.probabilities']
         yield 1/(50*s.probabilities()), d[f'after{k}.weights']
     yield float(warm), float(note('importance')['first_warm_row'])
+
+# text
+
+@row('collated batch: ids and mask, truncated and padded', 0)
+def _():
+    d = note('batch')
+    t = tokenizers.Tokenizer(tokenizers.models.WordPiece({w: i for i, w in enumerate(d['vocab'])}, unk_token='[UNK]'))
+    t.normalizer, t.pre_tokenizer = tokenizers.normalizers.BertNormalizer(), tokenizers.pre_tokenizers.BertPreTokenizer()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder); t.save(str(folder/'tokenizer.json'))
+        (folder/'train.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in d['rows']))
+        pairs, tokenizer = list(read_jsonl(folder/'train.jsonl')), load_tokenizer(folder)
+    for window, theirs in d['windows'].items():
+        config = make_config(recipe='official', window=int(window))
+        ours = collate(list(encode_pairs(datasets.Dataset.from_list(pairs), tokenizer, config)), config)
+        yield ours['ids'], tensor(theirs['ids'])
+        yield ours['target'], tensor(theirs['mask'])
+        assert not ours['pad'].any()
 
 # evaluation
 
