@@ -185,7 +185,7 @@ def _from_source(card, split):
             pair = check_pair(row, f'{where}, row {i}', src, trg, refs)
             if pair: yield pair
             elif skipped is not None: skipped.append(i)
-    if card.get('streaming'): return datasets.IterableDataset.from_generator(rows)
+    if card.get('streaming'): return datasets.IterableDataset.from_generator(rows, features=datasets.Features.from_arrow_schema(SCHEMA))
     def make(folder):
         skipped = []
         if not write_pairs(rows(skipped), folder/'pairs.arrow'): raise ValueError(f'{where}: no pairs')
