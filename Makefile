@@ -7,27 +7,32 @@ TORCH_INDEX ?=
 TASK ?= basic-english
 RECIPE ?= fast
 PROFILE ?= cpu
-MINUTES ?= 10
+MINUTES ?= $(if $(filter smoke,$(PROFILE)),0.2,10)
+DATA_DIR ?=
 N_EVAL ?= 300
+# texts for each source when a run is evaluated; 1: no minimum Bayes risk, no diversity
+CANDIDATES ?= 3
 PROCESSES ?= 1
-NAME ?= $(TASK)$(if $(filter-out fast,$(RECIPE)),-$(RECIPE))$(if $(filter-out cpu,$(PROFILE)),-$(PROFILE))
+NAME ?= $(notdir $(TASK))$(if $(filter-out fast,$(RECIPE)),-$(RECIPE))$(if $(filter-out cpu,$(PROFILE)),-$(PROFILE))
 
 RUN = runs/$(NAME)
+FILES = $(if $(DATA_DIR),-r data_dir "$(DATA_DIR)")
 PY = .venv/bin/python
 STAMP = .venv/installed
 PAPERMILL = $(PY) -m papermill -k python3 --cwd . --no-progress-bar --log-level WARNING --stdout-file - --stderr-file -
 # with several processes each keeps its own executed notebook; the first one's is train.ipynb
 TRAIN = $(PAPERMILL) nbs/experiments/train.ipynb "$(RUN)/train$$(test $${RANK:-0} = 0 || echo .$$RANK).ipynb" \
-	-r task "$(TASK)" -r recipe "$(RECIPE)" -r profile "$(PROFILE)" -r run_dir "$(RUN)" -p minutes $(MINUTES)
+	-r task "$(TASK)" -r recipe "$(RECIPE)" -r profile "$(PROFILE)" -r run_dir "$(RUN)" $(FILES) -p minutes $(MINUTES)
 LAUNCH = $(PY) -m accelerate.commands.launch --multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .PHONY: help run test train evaluate notebook docs clean
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 
 help:
 	@echo 'make run [MINUTES=10]     set up, train on basic-english, evaluate, show a table and ten sentences'
 	@echo 'make test                 set up, check that exports and notebooks are current, run every notebook and test'
-	@echo 'make train [TASK= PROFILE= RECIPE= NAME= MINUTES= PROCESSES=]   train into runs/NAME; again: resume or extend'
+	@echo 'make train [TASK= PROFILE= RECIPE= NAME= MINUTES= PROCESSES= DATA_DIR=]   train into runs/NAME; again: resume or extend'
 	@echo 'make evaluate [NAME= N_EVAL=]   measure runs/NAME on held-out pairs'
 	@echo 'make notebook             open JupyterLab'
 	@echo 'make docs                 render the site into _docs/html'
@@ -54,7 +59,7 @@ else
 endif
 
 evaluate: $(STAMP)
-	$(PAPERMILL) nbs/experiments/evaluate.ipynb "$(RUN)/evaluate.ipynb" -r run_dir "$(RUN)" -p n_eval $(N_EVAL)
+	$(PAPERMILL) nbs/experiments/evaluate.ipynb "$(RUN)/evaluate.ipynb" -r run_dir "$(RUN)" $(FILES) -p n_eval $(N_EVAL) -p candidates $(CANDIDATES)
 
 test: $(STAMP)
 	@$(PY) .ci/check.py

@@ -19,7 +19,9 @@ myst_heading_anchors = 3
 suppress_warnings = ['misc.highlighting_failure']
 exclude_patterns = ['**.ipynb_checkpoints', 'fixtures', 'runs']
 mathjax = Path(find_spec('sphinx-mathjax-offline').submodule_search_locations[0])/'static/mathjax/tex-svg-full.js'
-html_static_path, mathjax_path = [str(mathjax)], mathjax.name
+html_static_path, mathjax_path = [str(mathjax), str(here/'site.css')], mathjax.name
+html_css_files = ['site.css']
+mathjax3_config = {'chtml': {'scale': 0.95}, 'svg': {'scale': 0.95}}
 html_copy_source, html_show_sourcelink = False, False
 
 def raw_display_math(app, doctree):
