@@ -182,7 +182,7 @@ def _from_source(card, split):
     src, trg, refs = pick_columns(features, card, where)
     def rows(skipped=None):
         for i, row in enumerate(data):
-            pair = check_pair(row, f'{where}, row {i}', src, trg, refs)
+            pair = check_pair(row | {c: '' for c in (src, trg) if row[c] is None}, f'{where}, row {i}', src, trg, refs)
             if pair: yield pair
             elif skipped is not None: skipped.append(i)
     if card.get('streaming'): return datasets.IterableDataset.from_generator(rows, features=datasets.Features.from_arrow_schema(SCHEMA))
