@@ -4,19 +4,21 @@ Every row measures max|ours - theirs| / max(1, max|theirs|) and has a tolerance.
 import functools, importlib.util, json, tempfile
 from pathlib import Path
 import datasets, pytest, tokenizers, torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
+from diffuseq.config import make_config
 from diffuseq.data import read_jsonl
 from diffuseq.text import collate, encode_pairs, load_tokenizer
 from diffuseq.schedule import make_alpha_bar, betas
 from diffuseq.forward import level, q_z0, q_sample
 from diffuseq.posterior import posterior_coefs, posterior_mean
-from diffuseq.objective import simple_loss, token_loss
-from diffuseq.config import make_config
 from diffuseq.denoiser import BertDenoiser, timestep_embedding
+from diffuseq.objective import simple_loss, token_loss
 from diffuseq.importance import LossAware
+from diffuseq.training import learning_rate, make_optimizers, one_update
 from diffuseq.anchoring import anchor, replace_source
-from diffuseq.metrics import evaluate, official_length, read_official_outputs
 from diffuseq.mbr import bleu, bleu_matrix, mbr_select, self_bleu
+from diffuseq.metrics import evaluate, official_length, read_official_outputs
 
 FIXTURES = Path(__file__).parent.parent/'nbs'/'fixtures'/'official'
 ROWS, MEASURED = {}, {}
@@ -202,6 +204,36 @@ def _():
 
 @row('evaluation: BERTScore with the small encoder', 1e-6)
 def _(): yield from evaluation_rows(('bertscore',), 'all-MiniLM-L6-v2', ('raw',))
+
+# training
+
+class Pulled(torch.nn.Module):
+    "A few weights whose gradient is given, and one more that brings the whole gradient to a given norm."
+    def __init__(self, weights):
+        super().__init__()
+        self.w = torch.nn.ParameterDict({k.replace('.', '-'): torch.nn.Parameter(v.clone()) for k, v in weights.items()}); self.rest = torch.nn.Parameter(torch.zeros(1))
+    def forward(self, batch, generator):
+        rest = (self.norm**2 - sum(g.double().square().sum() for g in self.grads.values())).sqrt().float()
+        return dict(loss=sum((self.w[k.replace('.', '-')]*g).sum() for k, g in self.grads.items()) + rest*self.rest.sum())
+
+@row('learning rate of every update', f64)
+def _():
+    config = make_config(recipe='official', profile='smoke', lr=5e-3, lr_updates=12)
+    yield tensor([learning_rate(i, config) for i in range(12)]), fixture('training_main')['lr']
+
+@row('12 updates: learning rate, clipping, AdamW, EMA', f32)
+def _():
+    for d in (fixture('training_main'), fixture('training_v2')):
+        watched = [k.removeprefix('param.') for k in d if k.startswith('param.')]
+        config = make_config(recipe='official', profile='smoke', lr=5e-3, lr_updates=12, weight_decay=0.01, clip=1., ema=0.9)
+        model = Pulled({k: d['param.'+k][0] for k in watched}); optimizers = make_optimizers(model, config)
+        average = {n: p.detach().clone() for n, p in model.named_parameters()}
+        for i in range(12):
+            model.norm, model.grads = d['norm_before'][i], {k: d['before.'+k][i] for k in watched}
+            out = one_update(model, model, [dict(src_ids=[2, 3], trg_ids=[2, 3])], i, config, Accelerator(cpu=True), optimizers, average)
+            yield out['lr'], d['lr'][i]
+            yield out['norm'], d['norm_before'][i]
+            for k in watched: yield model.w[k.replace('.', '-')].detach(), d['param.'+k][i+1]; yield average['w.'+k.replace('.', '-')], d['ema.'+k][i+1]
 
 # the network from their checkpoint, and whole chains
 
