@@ -17,6 +17,7 @@ from diffuseq.objective import simple_loss, token_loss
 from diffuseq.importance import LossAware
 from diffuseq.training import learning_rate, make_optimizers, one_update
 from diffuseq.anchoring import anchor, replace_source
+from diffuseq.sampling import ddim_step, ddpm_step, dpmpp_step, official_pairs, sample
 from diffuseq.mbr import bleu, bleu_matrix, mbr_select, self_bleu
 from diffuseq.metrics import evaluate, official_length, read_official_outputs
 
@@ -251,23 +252,25 @@ def guess(name, T, dtype=torch.float32):
     return lambda z, t: net(z, (t-1)*1000/T)
 
 @torch.no_grad()
-def chain(d, T, rounding, x, indices):
-    "Ancestral steps at the given indices t - 1, from our parts; yields every state."
-    a, table, target = make_alpha_bar('sqrt', T), table_of('checkpoint_main').to(x.dtype), d['mask'] == 1
-    source, denoise = table[d['ids']], guess('checkpoint_main', T, x.dtype)
-    for i in indices:
-        t = torch.full((len(x),), i + 1)
-        pred = denoise(x, t)
-        if rounding: pred = anchor(pred, table)
-        sigma = betas(a)[i+1].sqrt() if i else 0.
-        x = replace_source(posterior_mean(x, pred, level(a, t), level(a, t-1)) + sigma*d['noise'][i % 50].to(x.dtype), source, target)
-        yield x
+def chain(d, T, rounding, x, pairs, sampler='ddpm', checkpoint='checkpoint_main', late=None, **options):
+    "Our `sample` over pairs (t, s) from x, with the noise of the fixture for the index t - 1; every state after the first. late(state, t) may change a state once more."
+    table, target, denoise, states = table_of(checkpoint).to(x.dtype), d['mask'] == 1, guess(checkpoint, T, x.dtype), []
+    source, times, order = table[d['ids']], iter(pairs), iter(pairs)
+    def predict(z, t):
+        pred = denoise(z, torch.full((len(z),), t))
+        return anchor(pred, table) if rounding else pred
+    def noise(z): return d['noise'][(next(times)[0] - 1) % 50].to(z)
+    def repair(z):
+        t = next(order)[0]
+        states.append(replace_source(late(z, t) if late else z, source, target)); return states[-1]
+    sample(predict, x, pairs, make_alpha_bar('sqrt', T), sampler, noise=noise if 'noise' in d else torch.zeros_like, repair=repair, **({'large': True} if sampler == 'ddpm' else {}) | options)
+    return torch.stack(states)
 
 def beginning(d, dtype=torch.float32):
     source = table_of('checkpoint_main').to(dtype)[d['ids']]
     return replace_source(d['start'].to(dtype), source, d['mask'] == 1)
 
-def down(T): return range(T-1, -1, -1)
+def down(T): return [(t, t-1) for t in range(T, 0, -1)]
 
 @row('network: model(z_t, t), its logits, the sine table', f32)
 def _():
@@ -296,23 +299,46 @@ def _(d, p, dtype, a):
 @row('chain of 50 steps, every state, plain and rounded, float32', f32)
 def _():
     d = fixture('chain')
-    for rounding, key in ((False, 'T50.plain.states'), (True, 'T50.rounded.states')): yield torch.stack([beginning(d), *chain(d, 50, rounding, beginning(d), down(50))]), d[key]
+    for rounding, key in ((False, 'T50.plain.states'), (True, 'T50.rounded.states')): yield chain(d, 50, rounding, beginning(d), down(50)), d[key][1:]
 
 @row('chain of 2000 steps without rounding, float32', 1e-4)
 def _():
-    d = fixture('chain'); *_, last = chain(d, 2000, False, beginning(d), down(2000))
-    yield last, d['T2000.plain.final_f32']
+    d = fixture('chain')
+    yield chain(d, 2000, False, beginning(d), down(2000))[-1], d['T2000.plain.final_f32']
 
 @row('chain of 2000 steps without rounding, its end and 15 states before, float64', f64)
 def _():
-    d = fixture('chain'); states = dict(zip(down(2000), chain(d, 2000, False, beginning(d, torch.float64), down(2000))))
-    yield torch.stack([states[i] for i in d['T2000.kept'].tolist()]), d['T2000.plain.some_f64']
+    d = fixture('chain'); states = chain(d, 2000, False, beginning(d, torch.float64), down(2000))
+    yield states[1999 - d['T2000.kept']], d['T2000.plain.some_f64']
 
 @row('chain of 2000 steps with rounding, 16 steps from their state, float32', f32)
 def _():
     d = fixture('chain')
     assert (d['T2000.rounded.margin'] > 1e-5).all() # no ties among them
-    for i, before, after in zip(d['T2000.kept'].tolist(), d['T2000.rounded.before'], d['T2000.rounded.after']): yield next(chain(d, 2000, True, before, [i])), after
+    for i, before, after in zip(d['T2000.kept'].tolist(), d['T2000.rounded.before'], d['T2000.rounded.after']): yield chain(d, 2000, True, before, [(i+1, i)])[0], after
+
+@row('DDIM as released (official_pairs), every state, plain and rounded', 1e-4)
+def _():
+    d = fixture('ddim')
+    for T, steps in ((2000, 20), (2000, 10), (2000, 5), (50, 10), (50, 5)):
+        pairs = official_pairs(steps, T)
+        for kind in ('plain', 'rounded'):
+            k = f'T{T}.gap{T//steps}.{kind}'
+            yield tensor([t-1 for t, _ in pairs]), d[k+'.indices']
+            yield chain(d, T, kind == 'rounded', beginning(d), pairs, 'ddim'), d[k+'.states'][1:]
+
+@row('DDIM over all steps, where theirs is right, plain and rounded', f32)
+def _():
+    d = fixture('ddim')
+    for kind in ('plain', 'rounded'): yield chain(d, 50, kind == 'rounded', beginning(d), down(50), 'ddim')[-1], d[f'T50.gap1.{kind}.final']
+
+@row('one DDIM step with eta 0 and eta 1', f32)
+def _():
+    for name, T in (('step_T2000', 2000), ('step_T50', 50)):
+        d, a = fixture(name), make_alpha_bar('sqrt', T); t = d['t_index'] + 1
+        for eta in (0, 1):
+            z = ddim_step(d['z_t'], d['f32.plain.pred_xstart'], level(a, t), level(a, t-1), d['noise'], eta=float(eta))
+            yield replace_source(z, table_of('checkpoint_main')[d['ids']], d['mask'] == 1), d[f'f32.ddim_eta{eta}.sample']
 
 # their files, through from_official
 
@@ -341,6 +367,57 @@ def _(d, p, dtype, a):
     early = t < 2000 # at t = T ours is m itself
     yield z_0, d[p+'z_0']
     yield q_sample(z_0, t, a, target, d['noise_t'].to(dtype), absorb=m)[early], d[p+'z_t_soft'][early]
+
+@row('v2: regularised loss', f32)
+def _():
+    d, ck = fixture('v2_loss'), fixture('checkpoint_v2'); W = ck['lm_head.weight']; z_0 = d['f32.z_0']
+    terms = simple_loss(z_0, W[d['ids']], d['f32.model_output'], z_0 @ W.T + ck['lm_head.bias'], d['ids'], d['t_index'] + 1, d['mask'] == 1, make_alpha_bar('sqrt', 2000)[-1], loss_on='all')
+    yield sum(terms.values()) + 0.01*ck['mean_embed'].norm(), d['f32.loss']
+
+def absorbed(d, a, m):
+    "v2's second half of a step: a position becomes m with probability sigma_t/2, but for the last step."
+    return lambda z, t: torch.where((d['uniform'][t-1] < 0.5*betas(a)[t].sqrt().float()*(t > 1))[...,None], m, z)
+
+@row('v2: one ancestral step, before and after absorbing', f32)
+def _():
+    d, a, ck = fixture('v2_step'), make_alpha_bar('sqrt', 2000), fixture('checkpoint_v2'); t = d['t_index'] + 1
+    W, sigma = ck['lm_head.weight'], betas(a)[t].sqrt().float()
+    yield 0.5*sigma[1:], d['f32.absorb_probability'][1:]
+    for kind in ('plain', 'rounded'):
+        pred = anchor(d['f32.plain.pred_xstart'], W) if kind == 'rounded' else d['f32.plain.pred_xstart']
+        z = ddpm_step(d['z_t'], pred, level(a, t), level(a, t-1), d['noise'], large=True)
+        hit = d['uniform'] < d['f32.absorb_probability'][:,None]
+        yield replace_source(torch.where(hit[...,None], ck['mean_embed'], z), W[d['ids']], d['mask'] == 1), d[f'f32.{kind}.sample']
+
+@row('v2: chain of 50 steps with absorbing, plain and rounded', f32)
+def _():
+    c, d, ck = fixture('chain'), fixture('v2_chain'), fixture('checkpoint_v2'); m = ck['mean_embed']
+    source, target = ck['lm_head.weight'][c['ids']], c['mask'] == 1
+    x = replace_source(c['start'] + m, source, target)
+    for kind in ('plain', 'rounded'):
+        states = chain(c, 50, kind == 'rounded', x, down(50), checkpoint='checkpoint_v2', late=absorbed(d, make_alpha_bar('sqrt', 50), m))
+        yield torch.cat([x[None], states])[::5 if kind == 'plain' else 1], d[f'{kind}.states']
+
+@torch.no_grad()
+def solved(d, steps, dtype):
+    "v2's solver in our parts: a dpmpp step from a state that has been overwritten by the guess; between steps of the grid log alpha-bar is linear."
+    net, source, target = network('checkpoint_v2', dtype), table_of('checkpoint_v2').to(dtype)[d['ids']], d['mask'] == 1
+    log_a, u = make_alpha_bar('sqrt', 2000).log(), torch.linspace(1, 1/2000, steps+1, dtype=torch.float64)
+    low = (u*2000 + 1e-9).long().clamp(max=1999); a = torch.lerp(log_a[low], log_a[low+1], u*2000 - low).exp()
+    z, last = replace_source(d['start'].to(dtype), source, target), None
+    for k in range(steps):
+        pred = replace_source(net(z, 1000*u[k].expand(len(z))), source, target)
+        z = replace_source(dpmpp_step(pred, pred, a[k], a[k+1], last=None if steps < 10 and k == steps-1 else last), source, target)
+        last = (pred, a[k])
+    return z
+
+@row('v2: solver, which is our dpmpp step from a state overwritten by the guess, float32', 1e-4)
+def _(): # theirs divides by alpha_T = 4.5e-4 in float32; the float64 row is exact
+    for steps in (2, 5, 10, 20): yield solved(fixture('v2_solver'), steps, torch.float32), fixture('v2_solver')[f'steps{steps}.final']
+
+@row('v2: solver, which is our dpmpp step from a state overwritten by the guess, float64', f64)
+def _():
+    for steps in (5, 10): yield solved(fixture('v2_solver'), steps, torch.float64), fixture('v2_solver')[f'steps{steps}.final_f64']
 
 @pytest.mark.parametrize('name', list(ROWS))
 def test_parity(name):
