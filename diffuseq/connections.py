@@ -67,7 +67,7 @@ def token_conditionals(
     joint, # p(w^y | w^x), (S, V, ..., V)
     known=(), # A, the positions that are seen
 )->torch.Tensor: # p(w_i | w_A, w^x), (S, V**n, n, V): for each sequence that is looked at
-    "What a perfect network says of every token when it sees those at `known`; these it repeats (Eq. 5, 6)."
+    "What a perfect network says of every token when it sees those at `known`; these it repeats (the factors of Eq. O3)."
     n, V = joint.dim()-1, joint.shape[-1]
     w, known = sequences(V, n), torch.tensor(known, dtype=torch.long)
     agree = (w[:, None, known] == w[None, :, known]).all(-1)
@@ -79,7 +79,7 @@ def kl(
     p, # (S, ...)
     q, # as many numbers for each source as p
 )->torch.Tensor: # nats, (S,)
-    "KL(p || q) for each source: what the best training leaves between truth and model (Eq. O2)."
+    "KL(p || q) for each source: what the best training leaves between truth and model (Eq. O1)."
     p, q = p.flatten(1), q.flatten(1)
     return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(1)
 
@@ -87,7 +87,7 @@ def kl(
 def total_correlation(
     joint, # p(w^y | w^x), (S, V, ..., V)
 )->torch.Tensor: # nats, (S,)
-    "Sum of the tokens' entropies less the entropy of the whole: the least KL of independent tokens (Eq. O1)."
+    "Sum of the tokens' entropies less the entropy of the whole: the least KL of independent tokens (Eq. O2)."
     entropy = lambda p: -torch.special.xlogy(p, p).flatten(1).sum(1)
     return entropy(token_conditionals(joint)[:, 0]) - entropy(joint)
 
@@ -190,7 +190,7 @@ def to_diffusion(
     chain, # the three kinds of tables
 )->tuple: # (p(y_T), T steps (S, G**n, G**n), reading (S, G**n, V**n)) for `diffusion_joint`
     "Sum the words out of DiffuSeq: the steps of Eq. 7 (Eq. C2)."
-    pairs = zip(chain.rounding[:0:-1], chain.renoise[::-1])
+    pairs = zip(chain.rounding[::-1], chain.renoise[::-1])
     return chain.prior, [torch.einsum('saw,wb->sab', rounding, renoise) for rounding, renoise in pairs], chain.rounding[0]
 
 # %% ../nbs/13_connections.ipynb #d911a896
