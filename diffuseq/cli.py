@@ -66,12 +66,9 @@ def chunks(rows, size):
 
 def generate_lines(model, rows, size=256, first=0, **settings):
     "Yields, for each chunk of `size` rows, the list of their output lines. `first`: the place of the first text, which its noise depends on."
-    nothing = '' if settings.get('mbr') or settings.get('n', 1) == 1 else [''] * settings['n']
     for chunk in chunks(rows, size):
-        texts = [row['source'] for row in chunk if row['source'].strip()]
-        made = iter(model.generate(texts, first=first, progress=False, **settings) if texts else [])
-        yield [output_line(row, next(made) if row['source'].strip() else nothing) for row in chunk]
-        first += len(texts)
+        yield [output_line(row, made) for row, made in zip(chunk, model.generate([row['source'] for row in chunk], first=first, progress=False, **settings))]
+        first += len(chunk)
 
 # %% ../nbs/14_cli.ipynb #8fb0e6d9
 def fingerprint(model):
@@ -107,22 +104,20 @@ def drop_cut_line(path):
 
 # %% ../nbs/14_cli.ipynb #6602aea8
 def skip_done(rows, out, done, name):
-    "Takes `done` rows off the iterator `rows`, compares them with the lines of `out`; returns how many places they used. Raises ValueError where they differ."
-    used = 0
+    "Takes `done` rows off the iterator `rows` and compares them with the lines of `out`. Raises ValueError where they differ."
     with open(out, 'rb') as f:
         for number, text in islice(read_lines(f, str(out)), done):
             row = next(rows, None)
             if row is None: raise ValueError(f'{out} has {done} lines, {name} only {number - 1}: they do not belong together')
             same = not text or bool(row['source'].strip()) if row['plain'] else parse_json(text, f'{out}, line {number}').get('source') == row['source']
             if not same: raise ValueError(f'{out}, line {number} is not of line {number} of {name}: the input was changed since; choose another --out')
-            used += bool(row['source'].strip())
-    return used
 
 # %% ../nbs/14_cli.ipynb #48300baa
-def load(name):
-    "The model of a folder, a run folder, a name that comes with the package, or a hub id."
-    from diffuseq.model import DiffuSeq, load_run
-    return load_run(name) if Path(name).is_dir() else DiffuSeq.from_pretrained(name)
+def load(name, device=None):
+    "The model of a folder, a run folder, a name that comes with the package, or a hub id; on a GPU where there is one and no `device` is asked for."
+    import torch
+    from diffuseq.model import load_run
+    return load_run(name).to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
 
 SETTINGS = ('n', 'mbr', 'steps', 'sampler', 'order', 'temperature', 'seed')
 
@@ -134,21 +129,21 @@ def generate(args):
         rows = (row | dict(plain=row['plain'] and not args.json) for row in read_sources(stream, name))
         head = list(islice(rows, 1))
         if head and head[0]['plain'] and args.n > 1 and not args.mbr: raise ValueError(f'a plain line holds one text, --n {args.n} gives several: add --json, or --mbr to keep the best')
-        model, rows = load(args.model), chain(head, rows)
+        model, rows = load(args.model, args.device), chain(head, rows)
         settings = {k: getattr(args, k) for k in SETTINGS}
-        if args.output == '-': return write_lines(model, rows, sys.stdout.buffer, args, settings, 0)
+        if args.output == '-': return write_lines(model, rows, sys.stdout.buffer, args, settings)
         begun = settings | dict(json=args.json, model=fingerprint(model), first_text=hashlib.sha256(str([r['source'] for r in head]).encode()).hexdigest()[:16])
         done = begin(args.output, begun)
-        first = skip_done(rows, args.output, done, name)
-        with open(args.output, 'ab') as out: return write_lines(model, rows, out, args, settings, first, done)
+        skip_done(rows, args.output, done, name)
+        with open(args.output, 'ab') as out: return write_lines(model, rows, out, args, settings, done)
 
 # %% ../nbs/14_cli.ipynb #acf6d62d
-def write_lines(model, rows, out, args, settings, first, done=0):
+def write_lines(model, rows, out, args, settings, done=0):
     "Appends what `model` makes of `rows` to the binary file `out`, chunk by chunk, and reports to standard error."
     bar = tqdm(desc='generate', unit=' texts', initial=done, disable=None, file=sys.stderr)
     count = done
     try:
-        for lines in generate_lines(model, rows, args.batch_size or 256, first, batch_size=args.batch_size, **settings):
+        for lines in generate_lines(model, rows, args.batch_size or 256, done, batch_size=args.batch_size, **settings):
             out.write(''.join(lines).encode())
             out.flush()
             if args.output != '-': os.fsync(out.fileno())
@@ -269,6 +264,7 @@ def parser():
     g.add_argument('--order', choices=('together', 'surest', 'left'))
     g.add_argument('--temperature', type=float)
     g.add_argument('--seed', type=int, default=0, help='of the noise (default 0)')
+    g.add_argument('--device', help='cpu, cuda, cuda:1, ...; default: a GPU where there is one')
     g.add_argument('--batch-size', type=at_least(1), help='texts at once; changes the speed, not the texts')
     add_readers(sub)
     return p

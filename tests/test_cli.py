@@ -6,10 +6,10 @@ import pytest
 ECHO = '''
 import sys, time, diffuseq.cli as cli
 class Echo:
-    def __init__(self, name): self.name = name
+    def __init__(self, name, device): self.name = name
     def generate(self, sources, n=1, mbr=False, seed=0, first=0, progress=True, batch_size=None, steps=None, sampler=None, order=None, temperature=None):
         time.sleep({pause} * len(sources))
-        made = [[f'{{s.upper()}} {{seed}} {{first + i}} {{k}}' for k in range(n)] for i, s in enumerate(sources)]
+        made = [[f'{{s.upper()}} {{seed}} {{first + i}} {{k}}' if s.strip() else '' for k in range(n)] for i, s in enumerate(sources)]
         return [m[0] for m in made] if mbr or n == 1 else made
 cli.load, cli.fingerprint = Echo, lambda model: model.name
 sys.exit(cli.main())
@@ -54,7 +54,7 @@ def test_interrupt_says_how_to_go_on(echo, tmp_path):
 
 def test_pipes(echo):
     status, out, _ = done(echo('generate', '--model', 'm', stdin=subprocess.PIPE), b'one\r\n\ntwo')
-    assert (status, out) == (0, 'ONE 0 0 0\n\nTWO 0 1 0\n')
+    assert (status, out) == (0, 'ONE 0 0 0\n\nTWO 0 2 0\n')
     status, out, _ = done(echo('generate', '--model', 'm', '--json', '--n', '2', stdin=subprocess.PIPE), 'zwölf\n'.encode())
     assert json.loads(out) == dict(source='zwölf', generated=['ZWÖLF 0 0 0', 'ZWÖLF 0 0 1'])
 
