@@ -1,7 +1,7 @@
 """Our functions against the authors' released code, by the numbers in nbs/fixtures/official (each file's JSON says how it was made).
 
 Every row measures max|ours - theirs| / max(1, max|theirs|) and has a tolerance. `parity_table()` runs them all and returns the deviations; the test run prints it at its end."""
-import functools, importlib.util, json, tempfile
+import functools, importlib, importlib.util, json, tempfile
 from pathlib import Path
 import datasets, pytest, tokenizers, torch
 from accelerate import Accelerator
@@ -342,7 +342,7 @@ def _():
 
 # their files, through from_official
 
-if importlib.util.find_spec('diffuseq.model'):
+if importlib.util.find_spec('diffuseq.model') and hasattr(importlib.import_module('diffuseq.model').DiffuSeq, 'from_official'):
     def official(name, folder):
         "Our model, loaded from a folder as their trainer writes it."
         from diffuseq.model import DiffuSeq
