@@ -317,7 +317,7 @@ def _():
     assert (d['T2000.rounded.margin'] > 1e-5).all() # no ties among them
     for i, before, after in zip(d['T2000.kept'].tolist(), d['T2000.rounded.before'], d['T2000.rounded.after']): yield chain(d, 2000, True, before, [(i+1, i)])[0], after
 
-@row('DDIM as released (official_pairs), every state, plain and rounded', 1e-4)
+@row('DDIM as released (official_pairs), every state, plain and rounded', f32)
 def _():
     d = fixture('ddim')
     for T, steps in ((2000, 20), (2000, 10), (2000, 5), (50, 10), (50, 5)):
