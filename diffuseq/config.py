@@ -77,24 +77,29 @@ class Config:
     sampler:str='renoise' # 'ddpm', 'ddim', 'dpmpp', 'renoise'
     order:str='surest' # 'together', 'surest', 'left'
     steps:int=20 # denoiser calls for a text
+    variance:str='posterior' # of 'ddpm': 'posterior' (Eq. 14) or 'large' (beta_t, official)
     eta:float=0.0 # of 'ddim': 0 deterministic, 1 ancestral
     temperature:float=0.0 # of the token choice; 0: the most probable
     rounding:bool=True # anchoring (a): the predicted z_0 goes to its nearest word
     replace:bool=True # anchoring (b): source rows are put back after each step
+    readout:str='nearest' # words of the last state: 'nearest' in L2, or 'logits' (dot product and bias, official)
+    noise_bound:float=0.0 # sampling noise beyond this many standard deviations is redrawn (the authors' top_p); 0: never
+    official_stride:bool=False # of few steps: the authors' strided times (09_sampling shows what is wrong with them)
 
     def __post_init__(self): check_config(self)
 
 # %% ../nbs/00_config.ipynb #2d6061cb
 CHOICES = dict(layout=('split','fixed'), schedule=('sqrt','linear','cosine'), levels=('one','token'), level_law=('uniform','loss_aware','log_sigma'),
     trunk=('modern','bert'), loss=('cross_entropy','mse'), loss_on=('target','all'), optimizer=('muon','adamw'),
-    lr_decay=('constant','inverse_sqrt','linear'), precision=('auto','fp32','bf16'), sampler=('ddpm','ddim','dpmpp','renoise'), order=('together','surest','left'))
+    lr_decay=('constant','inverse_sqrt','linear'), precision=('auto','fp32','bf16'), sampler=('ddpm','ddim','dpmpp','renoise'), order=('together','surest','left'),
+    variance=('posterior','large'), readout=('nearest','logits'))
 
 def _check_field(f, v):
     "One value: its type, then its range."
     ok = isinstance(v, (int, float)) and not isinstance(v, bool) if f.type is float else type(v) is f.type
     if not ok: raise ValueError(f'config: {f.name}={v!r} is {type(v).__name__}; expected {f.type.__name__}')
     if f.name in CHOICES and v not in CHOICES[f.name]: raise ValueError(f'config: {f.name}={v!r}; choose one of {", ".join(CHOICES[f.name])}')
-    zero_is_fine = ('seed','noise_factor','full_noise','dropout','length_weight','lr_hold','lr_updates','warmup','weight_decay','micro_batch','clip','ema','patience','eta','temperature')
+    zero_is_fine = ('seed','noise_factor','full_noise','dropout','length_weight','lr_hold','lr_updates','warmup','weight_decay','micro_batch','clip','ema','patience','eta','temperature','noise_bound')
     if f.type in (int, float) and (v != v or v in (float('inf'), float('-inf')) or v < 0 or (v == 0 and f.name not in zero_is_fine)):
         raise ValueError(f'config: {f.name}={v!r} must be finite and {"at least 0" if f.name in zero_is_fine else "greater than 0"}')
 
@@ -126,7 +131,7 @@ _paper = dict(tokenizer='bert-base-uncased', layout='fixed', noise_factor=1.0, e
 RECIPES = dict(
     fast = {},
     paper = _paper,
-    official = _paper | dict(loss_on='all', source_noise=True),
+    official = _paper | dict(loss_on='all', source_noise=True, variance='large', readout='logits'),
     twin = dict(length_head=False, self_cond=False, order='left'))
 
 # %% ../nbs/00_config.ipynb #71036d9b

@@ -114,7 +114,10 @@ def _operations(source, references, candidate):
     "For n = 1..4 the n-gram counts of source and candidate, times the number of references, and of all references. Eq. S4."
     def counts(text, times=1):
         words = text.split()
-        return [Counter({g: k*times for g, k in Counter(zip(*(words[i:] for i in range(n)))).items()}) for n in range(1, 5)]
+        out = [Counter(zip(*(words[i:] for i in range(n)))) for n in range(1, 5)]
+        for c in out:
+            for g in c: c[g] *= times
+        return out
     refs = zip(*map(counts, references))
     return [(s, c, sum(r, Counter())) for s, c, r in zip(counts(source, len(references)), counts(candidate, len(references)), refs)]
 
@@ -152,7 +155,7 @@ def corpus_bleu(candidates:list, references:list)->tuple: # score 0..100, signat
     return metric.corpus_score(list(candidates), streams).score, str(metric.get_signature())
 
 # %% ../nbs/11_metrics.ipynb #bbe68367
-def _lists(name, texts, n=None):
+def _lists(name, texts, same=False):
     "Every entry as a list of texts. Raises TypeError or ValueError that names the entry."
     if isinstance(texts, str) or not hasattr(texts, '__iter__'): raise TypeError(f'evaluate: {name} must be a list with one entry for each source, not {texts!r:.60}')
     entries = [[t] if isinstance(t, str) else t for t in texts]
@@ -160,12 +163,12 @@ def _lists(name, texts, n=None):
         if not isinstance(entry, (list, tuple)) or not all(isinstance(t, str) for t in entry):
             raise TypeError(f'evaluate: {name}[{i}] is {entry!r:.60}; expected a string or a list of strings')
         if not entry: raise ValueError(f'evaluate: {name}[{i}] is an empty list; expected at least one text')
-        if n and len(entry) != len(entries[0]): raise ValueError(f'evaluate: {name}[{i}] has {len(entry)} texts but {name}[0] has {len(entries[0])}; give every source the same number')
+        if same and len(entry) != len(entries[0]): raise ValueError(f'evaluate: {name}[{i}] has {len(entry)} texts but {name}[0] has {len(entries[0])}; give every source the same number')
     return [list(e) for e in entries]
 
 def _check_texts(sources, references, candidates):
     "Sources as texts, references and candidates as lists of texts, all equally many."
-    s, r, c = _lists('sources', sources), _lists('references', references), _lists('candidates', candidates, n=True)
+    s, r, c = _lists('sources', sources), _lists('references', references), _lists('candidates', candidates, same=True)
     if not len(s) == len(r) == len(c): raise ValueError(f'evaluate: {len(s)} sources, {len(r)} references, {len(c)} candidates; there must be one entry for each source, in the same order')
     if not s: raise ValueError('evaluate: nothing to score, the lists are empty')
     if any(len(x) > 1 for x in s): raise TypeError('evaluate: each source must be one string')
@@ -183,7 +186,8 @@ def _signatures(references, candidates, encoder, sacrebleu_signature):
         self_bleu=f'self-bleu|{of_set}|pairs:i<j|smooth:method4|mean|version:{us}', div_4=f'div-4|{of_set}|tok:blanks|mean|version:{us}',
         sacrebleu=f'BLEU|{sacrebleu_signature}|choice:{how.split(":")[-1]}', sari=f'sari-sentence|{how}|tok:blanks|del:precision|0/0:1|mean|version:{us}',
         sari_corpus=f'sari-corpus|{how}|tok:blanks|del:f1|0/0:0|version:{us}')
-    if encoder: out['bertscore'] = f'bertscore-F|{how}|model:{encoder[2]}|layers:{encoder[1] or "all"}|no-idf|no-rescale|best-ref|mean|version:bert-score-{version("bert-score")}(transformers-{version("transformers")})'
+    if encoder: out['bertscore'] = (f'bertscore-F|{how}|model:{encoder[2]}|layers:{encoder[1] or "all"}|no-idf|no-rescale|best-ref|mean|'
+                                    f'version:bert-score-{version("bert-score")}(transformers-{version("transformers")})')
     return out
 
 # %% ../nbs/11_metrics.ipynb #41b9abd6
@@ -197,6 +201,7 @@ def _score_texts(sources, references, texts, encoder, device, batch_size):
     total, signature = corpus_bleu(texts, references)
     return {k: np.asarray(v, float) for k, v in each.items()}, dict(sacrebleu=total, sari_corpus=sari_corpus(sources, references, texts)), signature
 
+# %% ../nbs/11_metrics.ipynb #8810a16f
 def evaluate(sources:list, # (n,) texts
              references:list, # (n,) texts, or lists of texts
              candidates:list, # (n,) texts, or equally long lists of texts
@@ -215,7 +220,8 @@ def evaluate(sources:list, # (n,) texts
     if len(candidates[0]) > 1:
         each = each | dict(self_bleu=np.array([self_bleu(m) for m in matrices]), div_4=np.array([div_4(c) for c in candidates]))
     out = dict(bertscore=None, bertscore_single=None, self_bleu=None, div_4=None)
-    out |= {k: float(v.mean()) for k, v in each.items()} | corpus | {f'{k}_single': float(v.mean()) for k, v in single[0].items()} | {f'{k}_single': v for k, v in single[1].items()}
+    means = lambda each, corpus: {k: float(v.mean()) for k, v in each.items()} | corpus
+    out |= means(each, corpus) | {f'{k}_single': v for k, v in means(*single).items()}
     out |= dict(n=len(sources), n_empty=sum(not t.split() for t in chosen), signatures=_signatures(references, candidates, encoder, signature))
     if per_pair: out['per_pair'] = {k: v.tolist() for k, v in each.items()} | dict(chosen=chosen)
     return out
@@ -258,12 +264,12 @@ def yardsticks(train, # columns src, trg: a Dataset, or a dict of lists
     column = lambda data, name: list(data[name])
     sources, refs = column(test, 'src'), column(test, 'trg')
     if 'refs' in getattr(test, 'column_names', test): refs = [r or [t] for r, t in zip(column(test, 'refs'), refs)]
-    lists = _lists('references', refs)
+    sources, lists, _ = _check_texts(sources, refs, sources)
     several = [r for r in lists if len(r) > 1]
     human = dict(length=np.mean([len(r[0].split()) for r in lists]), dist_1=np.mean([distinct_1(r[0]) for r in lists]), n=len(lists))
     if several: human |= dict(self_bleu=np.mean([self_bleu(bleu_matrix(r)) for r in several]), div_4=np.mean([div_4(r) for r in several]))
     systems = {COPY: copy_source(sources), NEIGHBOUR: nearest_neighbour(column(train, 'src'), column(train, 'trg'), sources)}
-    return [dict(model=name, **evaluate(sources, refs, texts, **settings)) for name, texts in systems.items()] + [dict(model=REFERENCES) | {k: float(v) for k, v in human.items()}]
+    return [dict(model=name, **evaluate(sources, lists, texts, **settings)) for name, texts in systems.items()] + [dict(model=REFERENCES) | {k: float(v) for k, v in human.items()}]
 
 # %% ../nbs/11_metrics.ipynb #bce099d9
 COLUMNS = ['bleu', 'rouge_l', 'bertscore', 'dist_1', 'self_bleu', 'div_4', 'length', 'sacrebleu', 'sari']
@@ -286,15 +292,19 @@ def _official_lines(path):
             try: row = json.loads(line)
             except ValueError as e: raise ValueError(f'{path}, line {k}: not a line of JSON ({e}); is the file cut off?') from e
             texts = [row.get(f) for f in ('source', 'reference', 'recover')] if isinstance(row, dict) else [None]
-            if not all(isinstance(t, str) for t in texts): raise ValueError(f'{path}, line {k}: expected an object with the strings source, reference and recover, as sample_seq2seq.py of the authors writes it')
+            if not all(isinstance(t, str) for t in texts):
+                raise ValueError(f'{path}, line {k}: expected an object with the strings source, reference and recover, as sample_seq2seq.py of the authors writes it')
             source, reference, recover = (t.strip().replace('[SEP]', '').replace('[CLS]', '') for t in texts)
             rows.append((source, reference, recover.replace('[PAD]', '')))
     return rows
 
+# %% ../nbs/11_metrics.ipynb #92c801d6
 def read_official_outputs(paths, # a folder (its *.json and *.jsonl, by name), one file, or a list of files
     )->tuple: # sources (n,), references (n,), candidates (n,) lists with one text for each file
     "Outputs in the format of the authors' code, ready for `evaluate`. Raises FileNotFoundError, or ValueError with file and line."
-    if isinstance(paths, (str, Path)): paths = sorted(p for p in Path(paths).iterdir() if p.name.endswith(('json', 'jsonl'))) if Path(paths).is_dir() else [paths]
+    if isinstance(paths, (str, Path)):
+        folder = Path(paths)
+        paths = sorted(p for p in folder.iterdir() if p.name.endswith(('json', 'jsonl'))) if folder.is_dir() else [folder]
     if not paths: raise FileNotFoundError('read_official_outputs: no *.json file to read; expected one for each seed')
     files = {str(p): _official_lines(p) for p in paths}
     (first, rows), *others = files.items()
@@ -305,4 +315,5 @@ def read_official_outputs(paths, # a folder (its *.json and *.jsonl, by name), o
             if a[:2] != b[:2]: raise ValueError(f'{path}, line {k}: another source or reference than in {first}; the files must be in the same order')
     return [r[0] for r in rows], [r[1] for r in rows], [[f[k][2] for f in files.values()] for k in range(len(rows))]
 
+# %% ../nbs/11_metrics.ipynb #cd847dbb
 def official_length(texts)->float: "Mean length as the authors' script counts it: pieces between single blanks."; return float(np.mean([len(t.split(' ')) for t in texts]))
