@@ -80,6 +80,7 @@ class Config:
     variance:str='posterior' # of 'ddpm': 'posterior' (Eq. 14) or 'large' (beta_t, official)
     eta:float=0.0 # of 'ddim': 0 deterministic, 1 ancestral
     temperature:float=0.0 # of the token choice; 0: the most probable
+    beam:int=1 # beams of the autoregressive baseline
     rounding:bool=True # anchoring (a): the predicted z_0 goes to its nearest word
     replace:bool=True # anchoring (b): source rows are put back after each step
     readout:str='nearest' # words of the last state: 'nearest' in L2, or 'logits' (dot product and bias, official)
@@ -118,6 +119,10 @@ def check_config(c):
         (c.loss == 'cross_entropy' and c.loss_on == 'all', "loss_on 'all' speaks of the 'mse' loss only"),
         (c.layout == 'split' and not c.length_head and c.recipe != 'twin', "layout 'split' has no padding to generate, so the length must be predicted: length_head True, or layout 'fixed'"),
         (c.levels == 'one' and c.order != 'together', f"order {c.order!r} needs a level for each token: levels 'token', or order 'together'"),
+        (c.recipe == 'twin' and (c.trunk, c.loss, c.order) != ('modern', 'cross_entropy', 'left'), "the twin writes words from the left: trunk 'modern', loss 'cross_entropy', order 'left'"),
+        (c.recipe == 'twin' and (c.absorbing or c.self_cond or c.length_head), 'the twin knows no noise and finds its own end: absorbing, self_cond and length_head False'),
+        (c.beam > 1 and c.recipe != 'twin', "beam search needs the recipe 'twin': beam 1"),
+        (c.beam > 1 and c.temperature > 0, 'beam search draws nothing: beam 1, or temperature 0'),
         (c.level_law == 'loss_aware' and c.levels == 'token', "level_law 'loss_aware' keeps a history of losses by one common t: levels 'one'"),
         (c.lr_decay == 'linear' and not c.lr_updates, "lr_decay 'linear' must know where it ends: set lr_updates")]
     for broken, why in rules:
@@ -132,7 +137,7 @@ RECIPES = dict(
     fast = {},
     paper = _paper,
     official = _paper | dict(loss_on='all', source_noise=True, variance='large', readout='logits'),
-    twin = dict(length_head=False, self_cond=False, order='left'))
+    twin = dict(absorbing=False, length_head=False, self_cond=False, order='left'))
 
 # %% ../nbs/00_config.ipynb #71036d9b
 _small_bert = dict(tokenizer='bpe', batch_size=64)
