@@ -8,6 +8,7 @@ __all__ = ['log', 'MODELS', 'SETTINGS', 'TextModel', 'model_class', 'new_model',
 
 # %% ../nbs/12_model.ipynb #c3556bd2
 import importlib, logging, math, shutil, torch, torch.nn as nn
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from fastcore.basics import patch
@@ -25,6 +26,8 @@ from .training import fit, load_weights, read_tensors, seed_of
 from .anchoring import anchor, nearest_words, replace_source
 from .sampling import RowNoise, choose_words, fill_in, official_pairs, pairs_of, sample
 from .mbr import mbr_select
+from .corpora import normalize_text
+from .metrics import evaluate
 log = logging.getLogger('diffuseq')
 
 # %% ../nbs/12_model.ipynb #92e9dc25
@@ -228,7 +231,6 @@ def with_settings(config:Config, **given)->Config:
     "The configuration with the settings of a call; None keeps a value. Raises ValueError as Config does, and for n or names that cannot be."
     unknown = set(given) - set(SETTINGS)
     if unknown: raise ValueError(f'unknown setting {", ".join(sorted(unknown))}; generate knows {", ".join(SETTINGS)}')
-    from dataclasses import replace
     given = {k: v for k, v in given.items() if v is not None}
     try: return replace(config, **given)
     except ValueError as e: raise ValueError(f'generate: {e}') from None
@@ -283,7 +285,7 @@ def _lengths(self:DiffuSeq, src, keys, seed, temperature):
     best = p.argmax(1)
     if temperature <= 0: return best
     u = RowNoise(seed_of(seed, 5), keys, [1]*len(keys), p.device).uniform(1)
-    drawn, _ = choose_words(p.softmax(-1)[:,None], temperature, u)
+    drawn = choose_words(p.softmax(-1)[:,None], temperature, u)
     return torch.where(torch.tensor([k > 0 for _, k in keys], device=p.device), drawn[:,0], best)
 
 @patch
@@ -331,7 +333,7 @@ def _together(self:DiffuSeq, src, valid, c, noise, callback)->torch.Tensor: # id
         shown = torch.where(levels[...,None] == c.T, self.absorb.to(z), z) if self.absorb is not None else z
         p, expected = self._guess(shown*input_scale(levels, self.alpha_bar, c.noise_factor).to(z), levels, src, ~valid, last.get('guess'))
         last['guess'], tau = expected*valid[...,None], c.temperature*t/c.T
-        last['words'], _ = choose_words(p, tau, noise.uniform(valid.shape[1]) if tau > 0 else None)
+        last['words'] = choose_words(p, tau, noise.uniform(valid.shape[1]) if tau > 0 else None)
         return table[last['words']] if c.rounding else expected
     z_T = c.noise_factor*noise.normal(table.new_zeros(*valid.shape, c.d_embed))
     if self.absorb is not None: z_T = z_T + self.absorb
@@ -401,16 +403,14 @@ def bound(self:DiffuSeq, sources, targets, # lists of strings
 # %% ../nbs/12_model.ipynb #8c19041c
 @patch
 def score(self:TextModel, pairs, # columns src, trg, perhaps refs
-          n:int=1, mbr:bool=False, # candidates, and whether MBR chooses the one that is scored
-          *, bertscore=True, **settings)->dict:
-    "The seven numbers and more of the model's texts for `pairs` (11_metrics)."
-    from diffuseq.data import normalize_text
-    from diffuseq.metrics import evaluate
-    texts = self.generate(list(pairs['src']), n=n, **settings)
+          n:int=1, # candidates for each source; with several, MBR chooses the one that is scored
+          *, metrics:dict=None, # options of `evaluate`, for instance bertscore_model
+          **settings # of `generate`
+         )->dict:
+    "The seven numbers and more of the model's texts for `pairs`, every side normalised alike (11_metrics)."
     norm = lambda x: normalize_text(x) if isinstance(x, str) else [normalize_text(t) for t in x]
     refs = pairs['refs'] if 'refs' in pairs.column_names else pairs['trg']
-    if not mbr and n > 1: texts = [t[:1] + t[1:] for t in texts]
-    return evaluate([norm(s) for s in pairs['src']], [norm(r) for r in refs], [norm(t) for t in texts], **({} if bertscore else dict(bertscore_model=None)))
+    return evaluate(*([norm(x) for x in side] for side in (pairs['src'], refs, self.generate(list(pairs['src']), n=n, **settings))), **(metrics or {}))
 
 @patch
 def trace(self:TextModel, source:str, **settings)->list: # for each step: list of (word piece, hidden?)

@@ -113,12 +113,11 @@ def choose_words(
     p, # probabilities, (B, n, V)
     tau:float=0., # temperature; 0: the most probable
     u=None, # uniform in [0, 1), (B, n); needed if tau > 0
-)->tuple: # words (B, n); their probabilities (B, n)
+)->torch.Tensor: # words, (B, n)
     "A word for every position, from p^(1/tau) normalised."
-    if tau <= 0: p, w = p.max(-1); return w, p
+    if tau <= 0: return p.argmax(-1)
     cdf = (p.clamp(min=1e-30).log()/tau).softmax(-1).double().cumsum(-1)
-    w = torch.searchsorted(cdf, (u.double()*cdf[...,-1])[...,None], right=True)[...,0].clamp(max=p.shape[-1] - 1)
-    return w, p.gather(-1, w[...,None])[...,0]
+    return torch.searchsorted(cdf, (u.double()*cdf[...,-1])[...,None], right=True)[...,0].clamp(max=p.shape[-1] - 1)
 
 def surest(
     score, # (B, n)
@@ -145,9 +144,10 @@ def fill_in(
     K = n if order == 'left' else min(steps, n)
     for k in range(1, K + 1):
         tau = temperature if order == 'left' else temperature*(1 - (k - 1)/K)
-        w, p = choose_words(predict(ids, hidden), tau, uniform(n) if tau > 0 else None)
+        p = predict(ids, hidden)
+        w = choose_words(p, tau, uniform(n) if tau > 0 else None)
         done = (length*k + K - 1)//K
-        take = hidden & (torch.arange(n, device=valid.device) == k - 1) if order == 'left' else surest(p, hidden, done - (valid & ~hidden).sum(1))
+        take = hidden & (torch.arange(n, device=valid.device) == k - 1) if order == 'left' else surest(p.amax(-1), hidden, done - (valid & ~hidden).sum(1))
         ids, hidden = torch.where(take, w, ids), hidden & ~take
         if callback: callback(ids, hidden, w)
     return ids
