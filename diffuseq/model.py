@@ -64,6 +64,38 @@ class TextModel(nn.Module):
             self.save_pretrained(folder)
             return HfApi().upload_folder(repo_id=repo_id, folder_path=folder, **options)
 
+# %% ../nbs/12_model.ipynb #5b0e91c8
+@patch
+def _split(self:TextModel, target):
+    "Where the target begins, the same in every row of layout 'split'; raises ValueError otherwise."
+    m = int((~target[0]).sum())
+    if target[:,:m].any() or not target[:,m:].all(): raise ValueError("this recipe needs windows of layout 'split': all sources end at one column")
+    return m
+
+@patch
+def _never_written(self:TextModel):
+    "Tokens that no text holds: pad, start and mask."
+    t = self.tokenizer
+    return torch.tensor([i for i in (t.pad_token_id, t.cls_token_id, t.mask_token_id) if i is not None], device=self.device)
+
+@patch
+def _encoded(self:TextModel, sources, targets)->list:
+    "Rows of pairs of strings; pairs longer than the window are cut. Raises ValueError for a source that is empty."
+    from datasets import Dataset
+    empty = [i for i, s in enumerate(sources) if not s.strip()]
+    if empty: raise ValueError(f'source {empty[0]} is empty: leave such pairs out')
+    return list(encode_pairs(Dataset.from_dict(dict(src=list(sources), trg=list(targets))), self.tokenizer, self.config, truncate=True))
+
+@patch
+def _read_sources(self:TextModel, rows, keys):
+    "Encoded sources of a batch, read once each though they stand there once for each candidate."
+    same = [i for i, k in enumerate(keys) if i == 0 or keys[i - 1][0] != k[0]]
+    counts = torch.tensor([b - a for a, b in zip(same, same[1:] + [len(keys)])])
+    b = {k: v.to(self.device) for k, v in collate([dict(src_ids=rows[i]['src_ids'], trg_ids=[0]) for i in same], self.config).items()}
+    m = self._split(b['target'])
+    src = self.net.source(b['ids'][:,:m], b['pad'][:,:m])
+    return repeat_source(src, counts.to(self.device))
+
 # %% ../nbs/12_model.ipynb #6f272921
 MODELS = dict(twin='diffuseq.baselines.twin:Twin') # recipe -> class, where it is not DiffuSeq
 
@@ -145,13 +177,6 @@ def _guess(self:DiffuSeq, z, t, src, pad, previous):
     return p, (p.to(z.dtype) @ self.net.table())
 
 @patch
-def _split(self:DiffuSeq, target):
-    "Where the target begins, the same in every row of layout 'split'; raises ValueError otherwise."
-    m = int((~target[0]).sum())
-    if target[:,:m].any() or not target[:,m:].all(): raise ValueError("this recipe needs windows of layout 'split': all sources end at one column")
-    return m
-
-@patch
 def denoise(self:DiffuSeq, z_t, # states, (B, n, d)
             t, # integers 0..T, (B,) or (B, n); 0 on source rows
             *, pad=None, # True on padding, bool (B, n)
@@ -225,7 +250,7 @@ def compile_network(self:TextModel):
     for block in getattr(self.net, 'blocks', []): block.compile(dynamic=True)
 
 # %% ../nbs/12_model.ipynb #0abbe572
-SETTINGS = ('steps', 'sampler', 'order', 'temperature', 'eta', 'rounding', 'replace', 'variance', 'readout', 'noise_bound', 'official_stride')
+SETTINGS = ('steps', 'sampler', 'order', 'temperature', 'eta', 'rounding', 'replace', 'variance', 'readout', 'noise_bound', 'official_stride', 'beam')
 
 def with_settings(config:Config, **given)->Config:
     "The configuration with the settings of a call; None keeps a value. Raises ValueError as Config does, and for n or names that cannot be."
@@ -291,7 +316,7 @@ def _lengths(self:DiffuSeq, src, keys, seed, temperature):
 @patch
 def _predictor(self:DiffuSeq, src, valid):
     "(ids, hidden) -> word probabilities: hidden words at T, the others clean; remembers its last guess."
-    memory, banned = {}, torch.tensor([i for i in (self.tokenizer.pad_token_id, self.tokenizer.cls_token_id, self.tokenizer.mask_token_id) if i is not None], device=valid.device)
+    memory, banned = {}, self._never_written()
     def predict(ids, hidden):
         t = hidden.long()*self.config.T
         emb = self.net.table()[ids]
@@ -301,16 +326,6 @@ def _predictor(self:DiffuSeq, src, valid):
     return predict
 
 # %% ../nbs/12_model.ipynb #c43f82c2
-@patch
-def _read_sources(self:DiffuSeq, rows, keys):
-    "Encoded sources of a batch, read once each though they stand there once for each candidate."
-    same = [i for i, k in enumerate(keys) if i == 0 or keys[i - 1][0] != k[0]]
-    counts = torch.tensor([b - a for a, b in zip(same, same[1:] + [len(keys)])])
-    b = {k: v.to(self.device) for k, v in collate([dict(src_ids=rows[i]['src_ids'], trg_ids=[0]) for i in same], self.config).items()}
-    m = self._split(b['target'])
-    src = self.net.source(b['ids'][:,:m], b['pad'][:,:m])
-    return repeat_source(src, counts.to(self.device))
-
 @patch
 def _generate_rows(self:DiffuSeq, rows, keys, c, seed, callback)->list: # texts
     "Texts of one batch of (place, candidate) rows."
@@ -374,8 +389,7 @@ def _paper_rows(self:DiffuSeq, rows, keys, c, seed, callback)->list: # texts
 @patch
 def _bound_chain(self:DiffuSeq, sources, targets):
     "Window, denoiser and read-out of `bound`, for either recipe."
-    from datasets import Dataset
-    rows = list(encode_pairs(Dataset.from_dict(dict(src=list(sources), trg=list(targets))), self.tokenizer, self.config, truncate=True))
+    rows = self._encoded(sources, targets)
     b = {k: v.to(self.device) for k, v in collate(rows, self.config).items()}
     ids, target, pad = b['ids'], b['target'], b['pad']; emb = self.net.table()[ids]
     if isinstance(self.net, BertDenoiser): return ids, emb, target, (lambda z, t: self.denoise(z, t)), (lambda z, t: self.net.logits(z)), None
