@@ -58,12 +58,16 @@ def q_sample(
     *,
     factor:float=1., # F: standard deviation of the noise, relative to Eq. 11
     absorb=None, # m, (d,): the state that a row ends in, exactly, at t = T
+    rate:float=None, # gamma: rows become m by a coin at every t, and not at t = T as such (F8)
+    uniform=None, # the coins, uniform in [0, 1), (B, n); needed with `rate`
 )->torch.Tensor: # z_t, (B, n, d)
-    "Draw z_t from q(z_t | z_0) in one go (Eq. 11); with `factor` and `absorb` Eq. F3."
+    "Draw z_t from q(z_t | z_0) in one go (Eq. 11); with `factor` and `absorb` Eq. F3, with `rate` Eq. F8."
     alpha_bar_t = level(alpha_bar, t); steps = t.reshape(alpha_bar_t.shape)
     m = z_0.new_zeros(()) if absorb is None else absorb.to(z_0)
     z_t = m + alpha_bar_t.sqrt().to(z_0)*(z_0 - m) + factor*(1-alpha_bar_t).sqrt().to(z_0)*noise
-    if absorb is not None: z_t = torch.where(steps == len(alpha_bar)-1, m, z_t)
+    if absorb is not None:
+        gone = steps == len(alpha_bar)-1 if rate is None else uniform[...,None] < rate*(1-alpha_bar_t).sqrt()
+        z_t = torch.where(gone, m, z_t)
     return torch.where(target[...,None] & (steps > 0), z_t, z_0)
 
 # %% ../nbs/02_forward.ipynb #185d761b
