@@ -32,7 +32,11 @@ class Config:
     noise_factor:float=4.0 # F: the noise is F times as strong as in Eq. 11 (1 in the paper)
     embedding_noise:bool=False # z_0 ~ N(Emb(w), beta_0), the paper's q_phi; False: z_0 = Emb(w)
     source_noise:bool=False # the source rows carry the noise of q_phi in training (official)
-    absorbing:bool=True # a learned vector m replaces a token wholly at t = T (soft absorbing state)
+    absorbing:bool=True # a learned vector m is what noise leads to (soft absorbing state)
+    absorb_law:str='end' # 'end': a token is m at t = T and only there; 'coin': at any t by chance, and Gaussian around m else (diffuseq-v2)
+    absorb_rate:float=0.0 # gamma of 'coin': the chance at full noise (diffuseq-v2: 0.5)
+    absorb_shift:bool=True # the mean of a step back leans towards m, as its derivation says (diffuseq-v2: False)
+    absorb_penalty:float=0.0 # weight of the length of m in the loss (diffuseq-v2: 0.01)
     levels:str='token' # 'one': every target token has the same t (the paper); 'token': each its own
     level_law:str='log_sigma' # how t is drawn: 'uniform', 'loss_aware' (Eq. 3, 06_importance), 'log_sigma'
     sigma_min:float=0.7 # of 'log_sigma': the least noise-to-signal ratio that is drawn
@@ -44,6 +48,9 @@ class Config:
     width:int=256 # of the trunk
     n_layers:int=6 # blocks
     n_heads:int=4 # attention heads
+    mlp_width:int=0 # of trunk 'bert': width inside its feed-forward layers; 0: 4 times `width`
+    time_width:int=0 # of trunk 'bert': clock hands that show t; 0: as many as `d_embed`
+    positions:int=0 # of trunk 'bert': rows of the position table; 0: 512, or the window if that is more
     dropout:float=0.0 # in the trunk
     normalize_embeddings:bool=True # rows of the table have length sqrt(d)
     self_cond:bool=True # the last prediction of z_0 is an input
@@ -74,7 +81,7 @@ class Config:
     n_valid:int=256 # held-out pairs for the loss
     patience:int=0 # stop after so many held-out losses without a new best; 0: never
     # generation: 08_anchoring, 09_sampling, 10_mbr
-    sampler:str='renoise' # 'ddpm', 'ddim', 'dpmpp', 'renoise'
+    sampler:str='renoise' # 'ddpm', 'ddim', 'dpmpp', 'renoise', 'repredict' (diffuseq-v2's solver as released)
     order:str='surest' # 'together', 'surest', 'left'
     steps:int=20 # denoiser calls for a text
     variance:str='posterior' # of 'ddpm': 'posterior' (Eq. 14) or 'large' (beta_t, official)
@@ -92,7 +99,7 @@ class Config:
 # %% ../nbs/00_config.ipynb #2d6061cb
 CHOICES = dict(layout=('split','fixed'), schedule=('sqrt','linear','cosine'), levels=('one','token'), level_law=('uniform','loss_aware','log_sigma'),
     trunk=('modern','bert'), loss=('cross_entropy','mse'), loss_on=('target','all'), optimizer=('muon','adamw'),
-    lr_decay=('constant','inverse_sqrt','linear'), precision=('auto','fp32','bf16'), sampler=('ddpm','ddim','dpmpp','renoise'), order=('together','surest','left'),
+    lr_decay=('constant','inverse_sqrt','linear'), precision=('auto','fp32','bf16'), absorb_law=('end','coin'), sampler=('ddpm','ddim','dpmpp','renoise','repredict'), order=('together','surest','left'),
     variance=('posterior','large'), readout=('nearest','logits'))
 
 def _check_field(f, v):
@@ -100,7 +107,7 @@ def _check_field(f, v):
     ok = isinstance(v, (int, float)) and not isinstance(v, bool) if f.type is float else type(v) is f.type
     if not ok: raise ValueError(f'config: {f.name}={v!r} is {type(v).__name__}; expected {f.type.__name__}')
     if f.name in CHOICES and v not in CHOICES[f.name]: raise ValueError(f'config: {f.name}={v!r}; choose one of {", ".join(CHOICES[f.name])}')
-    zero_is_fine = ('seed','noise_factor','full_noise','dropout','length_weight','lr_hold','lr_updates','warmup','weight_decay','micro_batch','clip','ema','patience','eta','temperature','noise_bound')
+    zero_is_fine = ('seed','noise_factor','full_noise','absorb_rate','absorb_penalty','mlp_width','time_width','positions','dropout','length_weight','lr_hold','lr_updates','warmup','weight_decay','micro_batch','clip','ema','patience','eta','temperature','noise_bound')
     if f.type in (int, float) and (v != v or v in (float('inf'), float('-inf')) or v < 0 or (v == 0 and f.name not in zero_is_fine)):
         raise ValueError(f'config: {f.name}={v!r} must be finite and {"at least 0" if f.name in zero_is_fine else "greater than 0"}')
 
@@ -112,7 +119,12 @@ def check_config(c):
         (c.steps > c.T, 'steps is larger than T: ask for at most T'),
         (c.sigma_min >= c.sigma_max, 'sigma_min is not below sigma_max'),
         (c.full_noise > 1, 'full_noise is a share: at most 1'), (c.dropout >= 1, 'dropout is a share: below 1'), (c.ema >= 1, 'ema is a decay: below 1'),
-        (c.eta > 1, 'eta lies in 0..1'),
+        (c.eta > 1, 'eta lies in 0..1'), (c.absorb_rate > 1, 'absorb_rate is a chance: at most 1'),
+        (not c.absorbing and (c.absorb_law == 'coin' or c.absorb_penalty or not c.absorb_shift), "absorb_law 'coin', absorb_penalty and absorb_shift speak of the vector m: absorbing True"),
+        (c.absorb_law == 'end' and c.absorb_rate, "absorb_rate is the chance of absorb_law 'coin': choose that law, or absorb_rate 0"),
+        (c.trunk == 'modern' and (c.mlp_width or c.time_width or c.positions), "mlp_width, time_width and positions belong to trunk 'bert': 0, or trunk 'bert'"),
+        (c.time_width % 2, 'time_width counts sines and cosines in pairs: an even number'),
+        (0 < c.positions < c.window and c.layout == 'fixed', 'positions is smaller than window: at least as many'),
         (c.layout == 'fixed' and c.trunk == 'modern', "layout 'fixed' has its source and target at other places in each row: use trunk 'bert', or layout 'split'"),
         (c.trunk == 'bert' and (c.copy_head or c.length_head), "copy_head and length_head read source states that never see the target; trunk 'bert' has none: switch both off"),
         (c.loss == 'mse' and c.copy_head, "copy_head needs a loss on words: loss 'cross_entropy', or copy_head False"),

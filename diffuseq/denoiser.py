@@ -29,20 +29,21 @@ class BertDenoiser(nn.Module):
     "f_theta of the paper (N2): time and position added to the states, BERT's encoder, a projection on either side."
     def __init__(self, config, # a Config
                  vocab_size:int, # V
-                 max_positions:int=512, # rows of the position table
                 ):
         super().__init__()
         self.d, d, w = config.d_embed, config.d_embed, config.width
-        bert = BertConfig(hidden_size=w, num_hidden_layers=config.n_layers, num_attention_heads=config.n_heads, intermediate_size=4*w,
+        clocks, inner = config.time_width or d, config.mlp_width or 4*w
+        bert = BertConfig(hidden_size=w, num_hidden_layers=config.n_layers, num_attention_heads=config.n_heads, intermediate_size=inner,
                           hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=0.1 if config.dropout else 0.0)
         bert._attn_implementation = 'sdpa'
         self.word_embedding, self.lm_head = nn.Embedding(vocab_size, d), nn.Linear(d, vocab_size)
         self.lm_head.weight = self.word_embedding.weight
-        self.time_embed = nn.Sequential(nn.Linear(d, 4*d), nn.SiLU(), nn.Linear(4*d, w))
+        self.absorb = nn.Parameter(torch.randn(d)*d**-0.5) if config.absorbing else None
+        self.time_embed = nn.Sequential(nn.Linear(clocks, 4*clocks), nn.SiLU(), nn.Linear(4*clocks, w))
         if d != w:
             self.input_up_proj = nn.Sequential(nn.Linear(d, w), nn.Tanh(), nn.Linear(w, w))
             self.output_down_proj = nn.Sequential(nn.Linear(w, w), nn.Tanh(), nn.Linear(w, d))
-        self.input_transformers, self.position_embeddings = BertEncoder(bert), nn.Embedding(max_positions, w)
+        self.input_transformers, self.position_embeddings = BertEncoder(bert), nn.Embedding(config.positions or max(512, config.window), w)
         self.LayerNorm, self.dropout = nn.LayerNorm(w, eps=bert.layer_norm_eps), nn.Dropout(config.dropout)
 
 # %% ../nbs/04_denoiser.ipynb #bf3bc0a8
@@ -141,6 +142,7 @@ class Denoiser(nn.Module):
         if config.self_cond: self.previous = nn.Linear(d, w, bias=False); nn.init.zeros_(self.previous.weight)
         if config.copy_head:
             self.copy_query, self.copy_key, self.copy_gate = nn.Linear(w, d, bias=False), nn.Linear(w, d, bias=False), nn.Linear(w, 1)
+            self.copy_drift = nn.Parameter(torch.tensor(0.3))
             nn.init.zeros_(self.copy_gate.weight); nn.init.constant_(self.copy_gate.bias, -1.)
         if config.length_head: self.length = nn.Linear(w, config.max_target + 1)
 
@@ -210,20 +212,23 @@ def logits(self:Denoiser, h # target states, (..., width)
     return self.project_out(h) @ self.table().mT*self.config.d_embed**-0.5 + self.bias
 
 @patch
-def _copy(self:Denoiser, h, src):
-    "Attention over the source's words (B, n, m) and logit of the gate (B, n), both of (N5)."
+def _copy(self:Denoiser, h, src, start=0):
+    "Attention over the source's words (B, n, m) and logit of the gate (B, n), both of (N5), for target positions from `start`."
     score = (self.copy_query(h) @ self.copy_key(src.states).mT*self.config.d_embed**-0.5).float()
+    i, j = torch.arange(start, start + h.shape[1], device=h.device), torch.arange(src.ids.shape[1], device=h.device)
+    score = score - self.copy_drift.float()*(i[:,None] - j).abs()
     return score.masked_fill(src.pad[:,None], -1e4).softmax(-1), self.copy_gate(h)[...,0].float()
 
 @patch
 def probs(self:Denoiser, h, # target states, (B, n, width)
           src:Source,
+          start:int=0, # number of the first of these positions
          )->torch.Tensor: # (B, n, V)
     "p(w) of every word at every target position (N5)."
     p = self.logits(h)
     p = p.softmax(-1) if p.dtype == torch.float64 else p.float().softmax(-1)
     if not self.config.copy_head: return p
-    a, gate = self._copy(h, src)
+    a, gate = self._copy(h, src, start)
     g = gate.sigmoid()[...,None].to(p)
     return (p*(1 - g)).scatter_add(2, src.ids[:,None].expand(-1, p.shape[1], -1), a.to(p)*g)
 
