@@ -242,7 +242,7 @@ def _():
 def network(name, dtype=torch.float32):
     "BertDenoiser with the weights of a file of theirs, as their own loader leaves them."
     d = {k: v for k, v in fixture(name).items() if k not in ('position_ids', 'mean_embed')}
-    net = BertDenoiser(make_config(recipe='official', profile='smoke', d_embed=8, width=32, n_layers=2, n_heads=2, dropout=0.), 50, 24)
+    net = BertDenoiser(make_config(recipe='official', profile='smoke', window=24, positions=24, d_embed=8, width=32, n_layers=2, n_heads=2, dropout=0.), 50)
     net.load_state_dict(d)
     return net.eval().to(dtype)
 
