@@ -205,8 +205,8 @@ def score_lines(scores):
 
 # %% ../nbs/14_cli.ipynb #d965cad9
 def table_text(rows):
-    "Aligned columns of `rows`, a list of dicts with the same keys; floats with three digits."
-    cell = lambda v: '' if v is None else f'{v:.3f}' if isinstance(v, float) else str(v)
+    "Aligned columns of `rows`, a list of dicts with the same keys; shares with three digits, larger numbers with one."
+    cell = lambda v: '' if v is None else (f'{v:.3f}' if abs(v) <= 1 else f'{v:.1f}') if isinstance(v, float) else str(v)
     lines = [list(rows[0]), *[[cell(r.get(k)) for k in rows[0]] for r in rows]]
     widths = [max(map(len, column)) for column in zip(*lines)]
     return '\n'.join('  '.join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip() for line in lines)

@@ -103,3 +103,35 @@ def test_bad_lines_are_named(echo, tmp_path, data, words):
 def test_a_full_disk_is_one_message(echo):
     with open('/dev/full', 'wb') as full: status, _, err = done(echo('generate', '--model', 'm', stdin=subprocess.PIPE, stdout=full), b'a\n')
     assert status == 2 and 'No space left' in err and 'Traceback' not in err
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+    "An untrained model of the smallest profile, saved, and twelve sentences of several lengths."
+    from diffuseq.config import make_config
+    from diffuseq.model import new_model
+    from diffuseq.text import train_tokenizer
+    folder = tmp_path_factory.mktemp('tiny')
+    texts = [' '.join(f'word{i} and thing{j}' for j in range(i % 5 + 1)) for i in range(12)]
+    config = make_config(profile='smoke')
+    new_model(config, train_tokenizer(texts, config.vocab_size)).save_pretrained(folder/'model')
+    (folder/'in.txt').write_text('\n'.join(texts) + '\n')
+    return folder, texts
+
+def test_a_real_model_says_what_the_library_says(tiny):
+    from diffuseq.cli import main
+    from diffuseq.model import load_run
+    folder, texts = tiny
+    expected = load_run(folder/'model').generate(texts, seed=3, temperature=1., batch_size=4, progress=False)
+    argv = ['generate', '--model', str(folder/'model'), '--in', str(folder/'in.txt'), '--seed', '3', '--temperature', '1', '--batch-size', '4', '--out']
+    assert main([*argv, str(folder/'whole.txt')]) == 0
+    whole = (folder/'whole.txt').read_bytes()
+    assert len(expected) == len(whole.decode().splitlines()) == 12
+    (folder/'cut.txt').write_bytes(whole[:len(whole)*2//5])
+    (folder/'cut.txt.settings.json').write_bytes((folder/'whole.txt.settings.json').read_bytes())
+    assert main([*argv, str(folder/'cut.txt')]) == 0 and (folder/'cut.txt').read_bytes() == whole
+
+@pytest.mark.parametrize('model, words', [('no-such-model', 'no-such-model'), ('.', 'no config.json')])
+def test_a_model_that_is_none_is_one_message(tmp_path, model, words):
+    (tmp_path/'in').write_text('a\n')
+    p = subprocess.run([sys.executable, '-m', 'diffuseq.cli', 'generate', '--model', model, '--in', 'in'], cwd=tmp_path, capture_output=True, text=True, env=os.environ | dict(HF_HUB_OFFLINE='1'))
+    assert p.returncode == 2 and words in p.stderr and 'Traceback' not in p.stderr and len(p.stderr.splitlines()) == 1
