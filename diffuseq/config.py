@@ -45,9 +45,9 @@ class Config:
     # network: 04_denoiser
     trunk:str='modern' # 'modern' or 'bert'
     d_embed:int=128 # d, width of an embedding
-    width:int=256 # of the trunk
-    n_layers:int=6 # blocks
-    n_heads:int=4 # attention heads
+    width:int=192 # of the trunk
+    n_layers:int=4 # blocks
+    n_heads:int=3 # attention heads
     mlp_width:int=0 # of trunk 'bert': width inside its feed-forward layers; 0: 4 times `width`
     time_width:int=0 # of trunk 'bert': clock hands that show t; 0: as many as `d_embed`
     positions:int=0 # of trunk 'bert': rows of the position table; 0: 512, or the window if that is more
@@ -62,13 +62,13 @@ class Config:
     loss_on:str='target' # positions of the 'mse' loss and its rounding term: 'target' (Eq. 2) or 'all' (official)
     # training: 07_training
     optimizer:str='muon' # 'muon': Muon for block matrices, AdamW for the rest; 'adamw'
-    lr:float=2e-3 # peak learning rate
+    lr:float=4e-3 # peak learning rate
     lr_decay:str='inverse_sqrt' # 'constant', 'inverse_sqrt' (after lr_hold updates) or 'linear' (to 0 at lr_updates)
     lr_hold:int=1500 # updates at the peak before the inverse square root sets in
     lr_updates:int=0 # of 'linear': updates at which the rate reaches 0
     warmup:int=100 # updates of linear warm-up
     weight_decay:float=0.01 # decoupled
-    batch_tokens:int=4096 # tokens of x and y in an update (layout 'split')
+    batch_tokens:int=2048 # tokens of x and y in an update (layout 'split')
     batch_size:int=2048 # pairs in an update (layout 'fixed')
     micro_batch:int=0 # at most so many pairs in one pass; 0: all of an update's at once
     clip:float=1.0 # largest norm of the gradient; 0: off
@@ -157,7 +157,7 @@ PROFILES = dict(
     smoke = dict(fast=dict(vocab_size=400, max_source=32, max_target=32, T=50, d_embed=16, width=32, n_layers=2, n_heads=2, batch_tokens=512, warmup=5, eval_every=10, save_every=10, n_valid=16, steps=5, compile=False),
                  paper=_small_bert | dict(vocab_size=400, window=64, T=50, d_embed=16, width=32, n_layers=2, n_heads=2, batch_size=8, lr=1e-3, ema=0.9, eval_every=10, save_every=10, n_valid=16, steps=50, compile=False)),
     cpu = dict(fast={}, paper=_small_bert | dict(width=256, n_layers=6, n_heads=4, d_embed=128, dropout=0.0, lr=5e-4, ema=0.999, steps=2000)),
-    gpu = dict(fast=dict(vocab_size=8000, max_source=128, max_target=128, width=512, n_layers=8, n_heads=8, dropout=0.1, batch_tokens=65_536, lr_hold=10_000, warmup=1000, eval_every=1000, save_every=1000, n_valid=1024, patience=20, ema=0.9999),
+    gpu = dict(fast=dict(vocab_size=8000, max_source=128, max_target=128, width=512, n_layers=8, n_heads=8, dropout=0.1, batch_tokens=65_536, lr=2e-3, lr_hold=10_000, warmup=1000, eval_every=1000, save_every=1000, n_valid=1024, patience=20, ema=0.9999),
                paper=dict(batch_size=256, micro_batch=128, eval_every=1000, save_every=1000, n_valid=1024)),
     full = dict(fast=dict(vocab_size=16_000, max_source=128, max_target=128, width=768, n_layers=12, n_heads=12, dropout=0.1, batch_tokens=262_144, lr=1e-3, lr_hold=20_000, warmup=2000, eval_every=1000, save_every=1000, n_valid=2048, ema=0.9999),
                 paper=dict(batch_size=2048, micro_batch=64, eval_every=1000, save_every=1000, n_valid=2048)))
