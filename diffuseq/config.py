@@ -75,7 +75,7 @@ class Config:
     ema:float=0.999 # decay of the averaged weights; 0: off
     ema_warmup:bool=True # the average spans at most a tenth of the updates so far
     precision:str='auto' # 'fp32', 'bf16', or 'auto': bf16 where the hardware multiplies it natively
-    compile:bool=True # torch.compile where a compiler is found
+    compile:bool=True # torch.compile where it pays: on a GPU, or a processor with bf16, and with a compiler
     eval_every:int=250 # updates between held-out losses
     save_every:int=250 # updates between checkpoints of the whole state
     n_valid:int=256 # held-out pairs for the loss

@@ -211,7 +211,8 @@ class Run:
         bf16 = self.config.precision == 'bf16' or (self.config.precision == 'auto' and native)
         self.accelerator = Accelerator(cpu=device == 'cpu', mixed_precision='bf16' if bf16 else 'no')
         model.to(self.accelerator.device).train()
-        if self.config.compile and hasattr(model, 'compile_network'): model.compile_network()
+        pays = bf16 or self.accelerator.device.type == 'cuda'       # where float32 products dominate, compiled blocks were no faster and cost a minute to make
+        if self.config.compile and pays and hasattr(model, 'compile_network'): model.compile_network()
         self.model = self.accelerator.prepare_model(model)
         self.optimizers = make_optimizers(model, self.config)
         self.average = {n: p.detach().clone() for n, p in model.named_parameters()} if self.config.ema else {}
