@@ -338,7 +338,7 @@ def fit(model, train, valid, run_dir, *, minutes:float=None, max_updates:int=Non
     total, unit = (60*minutes, 's') if minutes is not None else (max_updates, 'update')
     where = lambda: min(total, n['seconds'] if minutes is not None else n['update'])
     tokens, since, saved = 0, n['seconds'], n['update']
-    with asked_to_stop() as event, tqdm(total=round(total), initial=round(where()), unit=unit, disable=(not progress) or not acc.is_main_process or None, mininterval=1) as bar:
+    with asked_to_stop() as event, tqdm(total=round(total), initial=round(where()), unit=unit, mininterval=2, **({} if progress and acc.is_main_process else dict(disable=True))) as bar:
         while not run.should_stop(minutes, max_updates, event):
             rows = next(batches); out = run.advance(rows)
             tokens += sum(len(r['src_ids']) + len(r['trg_ids']) for r in rows)*acc.num_processes
