@@ -2,7 +2,7 @@
 __version__ = "0.1.0"
 __all__ = ['DiffuSeq', 'load_pairs', 'evaluate', 'mbr_select', 'make_config']
 
-_home = dict(DiffuSeq='model', load_pairs='data', evaluate='metrics', mbr_select='mbr', make_config='config')
+_home = dict(DiffuSeq='official', load_pairs='data', evaluate='metrics', mbr_select='mbr', make_config='config')
 
 def __getattr__(name):
     "Import a name when it is first asked for, so that `import diffuseq` costs nothing."

@@ -1,7 +1,7 @@
 """Our functions against the authors' released code, by the numbers in nbs/fixtures/official (each file's JSON says how it was made).
 
 Every row measures max|ours - theirs| / max(1, max|theirs|) and has a tolerance. `parity_table()` runs them all and returns the deviations; the test run prints it at its end."""
-import functools, importlib, importlib.util, json, tempfile
+import functools, json, tempfile
 from pathlib import Path
 import datasets, pytest, tokenizers, torch
 from accelerate import Accelerator
@@ -17,9 +17,10 @@ from diffuseq.objective import simple_loss, token_loss
 from diffuseq.importance import LossAware
 from diffuseq.training import learning_rate, make_optimizers, one_update
 from diffuseq.anchoring import anchor, replace_source
-from diffuseq.sampling import ddim_step, ddpm_step, dpmpp_step, official_pairs, sample
+from diffuseq.sampling import ddim_step, ddpm_step, official_pairs, reabsorb, repredict_step, sample
 from diffuseq.mbr import bleu, bleu_matrix, mbr_select, self_bleu
 from diffuseq.metrics import evaluate, official_length, read_official_outputs
+from diffuseq.official import DiffuSeq, find_checkpoint
 
 FIXTURES = Path(__file__).parent.parent/'nbs'/'fixtures'/'official'
 ROWS, MEASURED = {}, {}
@@ -140,13 +141,17 @@ def _():
 
 # text
 
+def words():
+    "Their tokenizer of the fixtures, 50 words and pieces."
+    t = tokenizers.Tokenizer(tokenizers.models.WordPiece({w: i for i, w in enumerate(note('batch')['vocab'])}, unk_token='[UNK]'))
+    t.normalizer, t.pre_tokenizer = tokenizers.normalizers.BertNormalizer(), tokenizers.pre_tokenizers.BertPreTokenizer()
+    return t
+
 @row('collated batch: ids and mask, truncated and padded', 0)
 def _():
     d = note('batch')
-    t = tokenizers.Tokenizer(tokenizers.models.WordPiece({w: i for i, w in enumerate(d['vocab'])}, unk_token='[UNK]'))
-    t.normalizer, t.pre_tokenizer = tokenizers.normalizers.BertNormalizer(), tokenizers.pre_tokenizers.BertPreTokenizer()
     with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder); t.save(str(folder/'tokenizer.json'))
+        folder = Path(folder); words().save(str(folder/'tokenizer.json'))
         (folder/'train.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in d['rows']))
         pairs, tokenizer = list(read_jsonl(folder/'train.jsonl')), load_tokenizer(folder)
     for window, theirs in d['windows'].items():
@@ -252,17 +257,15 @@ def guess(name, T, dtype=torch.float32):
     return lambda z, t: net(z, (t-1)*1000/T)
 
 @torch.no_grad()
-def chain(d, T, rounding, x, pairs, sampler='ddpm', checkpoint='checkpoint_main', late=None, **options):
-    "Our `sample` over pairs (t, s) from x, with the noise of the fixture for the index t - 1; every state after the first. late(state, t) may change a state once more."
+def chain(d, T, rounding, x, pairs, sampler='ddpm', checkpoint='checkpoint_main', **options):
+    "Our `sample` over pairs (t, s) from x, with the noise of the fixture for the index t - 1; every state after the first."
     table, target, denoise, states = table_of(checkpoint).to(x.dtype), d['mask'] == 1, guess(checkpoint, T, x.dtype), []
-    source, times, order = table[d['ids']], iter(pairs), iter(pairs)
+    source, times = table[d['ids']], iter(pairs)
     def predict(z, t):
         pred = denoise(z, torch.full((len(z),), t))
         return anchor(pred, table) if rounding else pred
     def noise(z): return d['noise'][(next(times)[0] - 1) % 50].to(z)
-    def repair(z):
-        t = next(order)[0]
-        states.append(replace_source(late(z, t) if late else z, source, target)); return states[-1]
+    def repair(z): states.append(replace_source(z, source, target)); return states[-1]
     sample(predict, x, pairs, make_alpha_bar('sqrt', T), sampler, noise=noise if 'noise' in d else torch.zeros_like, repair=repair, **({'large': True} if sampler == 'ddpm' else {}) | options)
     return torch.stack(states)
 
@@ -340,33 +343,41 @@ def _():
             z = ddim_step(d['z_t'], d['f32.plain.pred_xstart'], level(a, t), level(a, t-1), d['noise'], eta=float(eta))
             yield replace_source(z, table_of('checkpoint_main')[d['ids']], d['mask'] == 1), d[f'f32.ddim_eta{eta}.sample']
 
-# their files, through from_official
+# their files, through from_official and back
 
-if importlib.util.find_spec('diffuseq.model') and hasattr(importlib.import_module('diffuseq.model').DiffuSeq, 'from_official'):
-    def official(name, folder):
-        "Our model, loaded from a folder as their trainer writes it."
-        from diffuseq.model import DiffuSeq
-        d, n = fixture(name), note(name)
-        torch.save({k: d[k] if k in ('lm_head.weight', 'position_ids') else torch.nn.Parameter(d[k]) for k in n['key_order']}, Path(folder)/n.get('file', 'ema_0.9999_000000.pt'))
-        (Path(folder)/'training_args.json').write_text(json.dumps(n['training_args']))
-        return DiffuSeq.from_official(folder, num_heads=n['bert_config']['num_attention_heads']).eval()
+def laid_out(name, folder):
+    "A folder as their trainer writes it."
+    d, n, folder = fixture(name), note(name), Path(folder)
+    torch.save({k: d[k] if k in ('lm_head.weight', 'position_ids') else torch.nn.Parameter(d[k]) for k in n['key_order']}, folder/n.get('file', 'ema_0.9999_000000.pt'))
+    (folder/'training_args.json').write_text(json.dumps(n['training_args'])); words().save(str(folder/'tokenizer.json'))
+    return folder
 
-    @row('from_official: denoise(z_t, t) of main, of v2, of one initialised from BERT', f32)
-    def _():
-        for name, z, t, theirs in (('checkpoint_main', fixture('model_main')['x'], fixture('model_main')['timesteps'], fixture('model_main')['output']),
-                                   ('checkpoint_v2', fixture('v2_loss')['f32.z_t'], fixture('v2_loss')['t_index']/2, fixture('v2_loss')['f32.model_output']),
-                                   ('checkpoint_bert_init', *(fixture('checkpoint_bert_init')[f'test.{k}'] for k in ('x', 'timesteps', 'output')))):
-            with tempfile.TemporaryDirectory() as folder, torch.no_grad(): yield official(name, folder).denoise(z, (t*2 + 1).long()), theirs
+def official(name, folder): return DiffuSeq.from_official(laid_out(name, folder), num_heads=note(name)['bert_config']['num_attention_heads'])
+
+@row('from_official: denoise(z_t, t) of main, of v2, of one initialised from BERT', f32)
+def _():
+    for name, z, t, theirs in (('checkpoint_main', fixture('model_main')['x'], fixture('model_main')['timesteps'], fixture('model_main')['output']),
+                               ('checkpoint_v2', fixture('v2_loss')['f32.z_t'], fixture('v2_loss')['t_index']/2, fixture('v2_loss')['f32.model_output']),
+                               ('checkpoint_bert_init', *(fixture('checkpoint_bert_init')[f'test.{k}'] for k in ('x', 'timesteps', 'output')))):
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad(): yield official(name, folder).denoise(z, (t*2 + 1).long()), theirs
+
+@row('save_official: every tensor of their files, after a way through ours', 0)
+def _():
+    for name in ('checkpoint_main', 'checkpoint_v2', 'checkpoint_bert_init'):
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as kept, tempfile.TemporaryDirectory() as back:
+            official(name, folder).save_pretrained(kept)
+            ours, theirs = (torch.load(p, weights_only=True) for p in (DiffuSeq.from_pretrained(kept).save_official(back), find_checkpoint(folder)))
+            assert list(ours) == list(theirs) and (Path(back)/'training_args.json').read_text() == json.dumps(note(name)['training_args'], indent=2)
+            for k in theirs: yield ours[k], theirs[k]
 
 # v2
 
-@in_both('v2: forward process with the soft absorbing state, t < T', 'v2_loss')
+@in_both('v2: forward process, before and after absorbing by a coin', 'v2_loss')
 def _(d, p, dtype, a):
     ck = fixture('checkpoint_v2'); m, target, t = ck['mean_embed'].to(dtype), d['mask'] == 1, d['t_index'] + 1
     z_0 = q_z0(ck['lm_head.weight'].to(dtype)[d['ids']], betas(a)[1].to(dtype), d['noise_0'].to(dtype))
-    early = t < 2000 # at t = T ours is m itself
     yield z_0, d[p+'z_0']
-    yield q_sample(z_0, t, a, target, d['noise_t'].to(dtype), absorb=m)[early], d[p+'z_t_soft'][early]
+    for rate, key in ((0., 'z_t_soft'), (0.5, 'z_t')): yield q_sample(z_0, t, a, target, d['noise_t'].to(dtype), absorb=m, rate=rate, uniform=d['uniform']), d[p+key]
 
 @row('v2: regularised loss', f32)
 def _():
@@ -374,20 +385,27 @@ def _():
     terms = simple_loss(z_0, W[d['ids']], d['f32.model_output'], z_0 @ W.T + ck['lm_head.bias'], d['ids'], d['t_index'] + 1, d['mask'] == 1, make_alpha_bar('sqrt', 2000)[-1], loss_on='all')
     yield sum(terms.values()) + 0.01*ck['mean_embed'].norm(), d['f32.loss']
 
-def absorbed(d, a, m):
-    "v2's second half of a step: a position becomes m with probability sigma_t/2, but for the last step."
-    return lambda z, t: torch.where((d['uniform'][t-1] < 0.5*betas(a)[t].sqrt().float()*(t > 1))[...,None], m, z)
+@in_both('v2: training step, loss and gradients through our network', 'v2_loss')
+def _(d, p, dtype, a):
+    with tempfile.TemporaryDirectory() as folder: net = official('checkpoint_v2', folder).to(dtype).net
+    target, t = d['mask'] == 1, d['t_index'] + 1
+    emb = net.table()[d['ids']]; z_0 = q_z0(emb, betas(a)[1].to(dtype), d['noise_0'].to(dtype))
+    out = net(q_sample(z_0, t, a, target, d['noise_t'].to(dtype), absorb=net.absorb, rate=0.5, uniform=d['uniform']), (t-1)*1000/2000)
+    terms = simple_loss(z_0, emb, out, net.logits(z_0), d['ids'], t, target, a[-1], loss_on='all')
+    loss = sum(terms.values()) + 0.01*net.absorb.norm()
+    (loss*d['weights'].to(dtype)).mean().backward()
+    yield loss.detach(), d[p+'loss']
+    for ours, theirs in (('absorb', 'mean_embed'), ('word_embedding.weight',)*2, ('output_down_proj.2.bias',)*2): yield dict(net.named_parameters())[ours].grad, d[p+'grad.'+theirs]
 
 @row('v2: one ancestral step, before and after absorbing', f32)
 def _():
     d, a, ck = fixture('v2_step'), make_alpha_bar('sqrt', 2000), fixture('checkpoint_v2'); t = d['t_index'] + 1
-    W, sigma = ck['lm_head.weight'], betas(a)[t].sqrt().float()
-    yield 0.5*sigma[1:], d['f32.absorb_probability'][1:]
+    W = ck['lm_head.weight']
     for kind in ('plain', 'rounded'):
         pred = anchor(d['f32.plain.pred_xstart'], W) if kind == 'rounded' else d['f32.plain.pred_xstart']
         z = ddpm_step(d['z_t'], pred, level(a, t), level(a, t-1), d['noise'], large=True)
-        hit = d['uniform'] < d['f32.absorb_probability'][:,None]
-        yield replace_source(torch.where(hit[...,None], ck['mean_embed'], z), W[d['ids']], d['mask'] == 1), d[f'f32.{kind}.sample']
+        coined = reabsorb(z, level(a, t, 2), level(a, t-1, 2), ck['mean_embed'], 0.5, d['uniform'])
+        yield replace_source(torch.where((t > 1)[:,None,None], coined, z), W[d['ids']], d['mask'] == 1), d[f'f32.{kind}.sample']
 
 @row('v2: chain of 50 steps with absorbing, plain and rounded', f32)
 def _():
@@ -395,27 +413,28 @@ def _():
     source, target = ck['lm_head.weight'][c['ids']], c['mask'] == 1
     x = replace_source(c['start'] + m, source, target)
     for kind in ('plain', 'rounded'):
-        states = chain(c, 50, kind == 'rounded', x, down(50), checkpoint='checkpoint_v2', late=absorbed(d, make_alpha_bar('sqrt', 50), m))
+        coins = iter(d['uniform'].flip(0))
+        states = chain(c, 50, kind == 'rounded', x, down(50), checkpoint='checkpoint_v2', jump=lambda z, a_t, a_s: reabsorb(z, a_t, a_s, m, 0.5, next(coins)))
         yield torch.cat([x[None], states])[::5 if kind == 'plain' else 1], d[f'{kind}.states']
 
 @torch.no_grad()
 def solved(d, steps, dtype):
-    "v2's solver in our parts: a dpmpp step from a state that has been overwritten by the guess; between steps of the grid log alpha-bar is linear."
+    "v2's solver in our parts: between steps of the grid log alpha-bar is linear."
     net, source, target = network('checkpoint_v2', dtype), table_of('checkpoint_v2').to(dtype)[d['ids']], d['mask'] == 1
     log_a, u = make_alpha_bar('sqrt', 2000).log(), torch.linspace(1, 1/2000, steps+1, dtype=torch.float64)
     low = (u*2000 + 1e-9).long().clamp(max=1999); a = torch.lerp(log_a[low], log_a[low+1], u*2000 - low).exp()
     z, last = replace_source(d['start'].to(dtype), source, target), None
     for k in range(steps):
         pred = replace_source(net(z, 1000*u[k].expand(len(z))), source, target)
-        z = replace_source(dpmpp_step(pred, pred, a[k], a[k+1], last=None if steps < 10 and k == steps-1 else last), source, target)
+        z = replace_source(repredict_step(z, pred, a[k], a[k+1], last=None if steps < 10 and k == steps-1 else last), source, target)
         last = (pred, a[k])
     return z
 
-@row('v2: solver, which is our dpmpp step from a state overwritten by the guess, float32', 1e-4)
+@row('v2: solver as released (repredict), float32', 1e-4)
 def _(): # theirs divides by alpha_T = 4.5e-4 in float32; the float64 row is exact
     for steps in (2, 5, 10, 20): yield solved(fixture('v2_solver'), steps, torch.float32), fixture('v2_solver')[f'steps{steps}.final']
 
-@row('v2: solver, which is our dpmpp step from a state overwritten by the guess, float64', f64)
+@row('v2: solver as released (repredict), float64', f64)
 def _():
     for steps in (5, 10): yield solved(fixture('v2_solver'), steps, torch.float64), fixture('v2_solver')[f'steps{steps}.final_f64']
 
