@@ -134,7 +134,7 @@ def choose_words(
 )->torch.Tensor: # words, (B, n)
     "A word for every position, from p^(1/tau) normalised."
     if tau <= 0: return p.argmax(-1)
-    cdf = (p.clamp(min=1e-30).log()/tau).softmax(-1).double().cumsum(-1)
+    cdf = (p.log()/tau).softmax(-1).double().cumsum(-1)
     return torch.searchsorted(cdf, (u.double()*cdf[...,-1])[...,None], right=True)[...,0].clamp(max=p.shape[-1] - 1)
 
 def surest(
