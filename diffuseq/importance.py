@@ -7,6 +7,7 @@ __all__ = ['LossAware']
 
 # %% ../nbs/06_importance.ipynb #b75fb9e3
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 # %% ../nbs/06_importance.ipynb #d0a9c676
@@ -35,27 +36,32 @@ class LossAware:
         i = torch.multinomial(p, n, replacement=True, generator=generator)
         return i + 1, (1/(self.T*p[i])).float()
 
-    def update(self,
-        t:Tensor, # steps 1..T, (n,)
-        losses:Tensor, # without their weights, (n,)
-    ):
-        "Remember `losses` in their order, each in the place of its step's oldest. Raises ValueError on a loss that is not finite."
-        i, losses = t.detach().cpu() - 1, losses.detach().cpu().double()
-        if not losses.isfinite().all(): raise ValueError('a loss is not finite; kept, it would spoil the probabilities of all steps')
-        order = i.argsort(stable=True); i, losses = i[order], losses[order]
-        count = torch.bincount(i, minlength=self.T)
-        rank = torch.arange(len(i)) - (count.cumsum(0) - count)[i]
-        last = rank >= count[i] - self.keep
-        self.history[i[last], (self.seen[i] + rank)[last] % self.keep] = losses[last]
-        self.seen += count
+# %% ../nbs/06_importance.ipynb #ba1afc4d
+@patch
+def update(self:LossAware,
+    t:Tensor, # steps 1..T, (n,)
+    losses:Tensor, # without their weights, (n,)
+):
+    "Remember `losses` in their order, each in the place of its step's oldest. Raises ValueError on a loss that is not finite."
+    i, losses = t.detach().cpu() - 1, losses.detach().cpu().double()
+    if not losses.isfinite().all(): raise ValueError('a loss is not finite; kept, it would spoil the probabilities of all steps')
+    order = i.argsort(stable=True); i, losses = i[order], losses[order]
+    count = torch.bincount(i, minlength=self.T)
+    rank = torch.arange(len(i)) - (count.cumsum(0) - count)[i]
+    last = rank >= count[i] - self.keep
+    self.history[i[last], (self.seen[i] + rank)[last] % self.keep] = losses[last]
+    self.seen += count
 
-    def state_dict(self)->dict: # history (T, keep) and seen (T,)
-        "All that a resumed run needs to go on with the same draws."
-        return dict(history=self.history.clone(), seen=self.seen.clone())
+# %% ../nbs/06_importance.ipynb #2d77404c
+@patch
+def state_dict(self:LossAware)->dict: # history (T, keep) and seen (T,)
+    "All that a resumed run needs to go on with the same draws."
+    return dict(history=self.history.clone(), seen=self.seen.clone())
 
-    def load_state_dict(self,
-        d:dict, # from `state_dict`
-    ):
-        "Go on from `d`. Raises ValueError if it was kept for another T or keep."
-        if d['history'].shape != self.history.shape: raise ValueError(f"a history of shape {tuple(d['history'].shape)} does not fit T={self.T}, keep={self.keep}: resume with the settings that it was made with")
-        self.history, self.seen = d['history'].clone(), d['seen'].clone()
+@patch
+def load_state_dict(self:LossAware,
+    d:dict, # from `state_dict`
+):
+    "Go on from `d`. Raises ValueError if it was kept for another T or keep."
+    if d['history'].shape != self.history.shape: raise ValueError(f"a history of shape {tuple(d['history'].shape)} does not fit T={self.T}, keep={self.keep}: resume with the settings that it was made with")
+    self.history, self.seen = d['history'].clone(), d['seen'].clone()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'EXTRA', 'MODELS', 'SETTINGS', 'TextModel', 'model_class', 'new_model', 'model_folder', 'load_run', 'DiffuSeq',
-           'with_settings', 'out_of_memory', 'bounded']
+           'with_settings', 'out_of_memory']
 
 # %% ../nbs/12_model.ipynb #c3556bd2
 import importlib, logging, math, shutil, torch, torch.nn as nn
@@ -213,14 +213,18 @@ def denoise(self:DiffuSeq, z_t, # states, (B, n, d)
     return torch.cat([x, guess], 1)
 
 # %% ../nbs/12_model.ipynb #a5920bbb
+def _on_device(generator, device):
+    "A generator on `device`, seeded by a draw of `generator`."
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+
 @patch
 def _paper_loss(self:DiffuSeq, batch, generator)->dict:
     "Eq. 2 with importance-sampled t (Eq. 3): loss, its terms, and what the step sampler learns from."
     ids, target, c, net = batch['ids'], batch['target'], self.config, self.net
-    if self.steps: t, weight = self.steps.sample(len(ids), generator)
+    if self.steps and self.training: t, weight = self.steps.sample(len(ids), generator)
     else: t, weight = draw_levels(target.cpu()[:,:1] | True, c, self.alpha_bar, generator)[:,0], torch.ones(len(ids))
     emb = net.table()[ids]; t, weight = t.to(emb.device), weight.to(emb)
-    draw = torch.Generator(emb.device).manual_seed(generator.initial_seed() + int(t[0]))
+    draw = _on_device(generator, emb.device)
     eps = [torch.randn(emb.shape, generator=draw, device=emb.device, dtype=emb.dtype) for _ in range(2)]
     z_0 = q_z0(emb, self.beta_0, eps[0])
     if not c.source_noise: z_0 = replace_source(z_0, emb, target)
@@ -229,7 +233,7 @@ def _paper_loss(self:DiffuSeq, batch, generator)->dict:
     if c.absorb_penalty: terms['penalty'] = c.absorb_penalty*self.absorb.norm().expand(len(ids))
     losses = sum(terms.values())
     out = dict(loss=(losses*weight).mean()) | {k: v.mean().detach() for k, v in terms.items()}
-    return out | dict(t=t, losses=losses.detach()) if self.steps else out
+    return out | dict(t=t, losses=losses.detach()) if self.steps and self.training else out
 
 # %% ../nbs/12_model.ipynb #a03645b1
 @patch
@@ -239,7 +243,7 @@ def _fast_loss(self:DiffuSeq, batch, generator)->dict:
     (x, y), (xpad, ypad) = ((batch[k][:,:m], batch[k][:,m:]) for k in ('ids', 'pad'))
     t = draw_levels(~ypad.cpu(), c, self.alpha_bar, generator).to(y.device)
     emb, src = net.table()[y], net.source(x, xpad)
-    draw = torch.Generator(y.device).manual_seed(generator.initial_seed())
+    draw = _on_device(generator, y.device)
     eps, coins = torch.randn(emb.shape, generator=draw, device=y.device, dtype=emb.dtype), torch.rand(y.shape, generator=draw, device=y.device)
     z, previous = self._states(emb, t, eps, coins), None
     noisy = t > 0
@@ -262,11 +266,13 @@ def forward(self:DiffuSeq, batch, generator)->dict: # loss and terms
     return self._fast_loss(batch, generator) if self.config.loss == 'cross_entropy' else self._paper_loss(batch, generator)
 
 @patch
-def compile_network(self:TextModel):
-    "Compile the blocks of the network, where a C++ compiler (or a GPU) is at hand; says so in one line where none is."
-    if not self.device.type == 'cuda' and not any(map(shutil.which, ('c++', 'g++', 'clang++'))):
-        return log.warning('no C++ compiler found: the network runs uncompiled, somewhat slower')
-    for block in getattr(self.net, 'blocks', []): block.compile(dynamic=True)
+def compile_network(self:TextModel, on:bool=True)->bool: # whether anything is compiled
+    "Compile the blocks of the network, where a C++ compiler (or a GPU) is at hand, and say so in one line where none is; or run them plain again."
+    blocks = getattr(self.net, 'blocks', [])
+    if on and blocks and self.device.type != 'cuda' and not any(map(shutil.which, ('c++', 'g++', 'clang++'))):
+        log.warning('no C++ compiler found: the network runs uncompiled, somewhat slower'); return False
+    for block in blocks: block.compile(dynamic=True) if on else setattr(block, '_compiled_call_impl', None)
+    return on and len(blocks) > 0
 
 # %% ../nbs/12_model.ipynb #0abbe572
 SETTINGS = ('steps', 'sampler', 'order', 'temperature', 'eta', 'rounding', 'replace', 'variance', 'readout', 'noise_bound', 'official_stride', 'beam')
@@ -289,11 +295,14 @@ def generate(self:TextModel, sources, # list of strings
              **settings)->list: # of strings; with n > 1 and not mbr a list of n strings each
     "Texts for `sources`. Noise comes from (seed, place of the source, number of the candidate): `batch_size` changes nothing."
     if isinstance(sources, str): raise ValueError('sources is one string; pass a list of strings')
-    if n < 1 or (mbr and n < 2): raise ValueError(f'n={n}: must be at least {2 if mbr else 1}' + (', since mbr=True chooses among candidates' if mbr else ''))
-    if batch_size is not None and batch_size < 1: raise ValueError(f'batch_size={batch_size}: must be at least 1')
+    sources = list(sources); odd = [i for i, s in enumerate(sources) if not isinstance(s, str)]
+    if odd: raise ValueError(f'sources[{odd[0]}] is {type(sources[odd[0]]).__name__}; expected a string')
+    if not isinstance(n, int) or n < 1 or (mbr and n < 2): raise ValueError(f'n={n}: must be a whole number, at least {2 if mbr else 1}' + (', since mbr=True chooses among candidates' if mbr else ''))
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1): raise ValueError(f'batch_size={batch_size}: must be a whole number, at least 1')
     c = with_settings(self.config, **settings)
     rows = encode_sources(sources, self.tokenizer, self.config)
-    todo = sorted((i for i, s in enumerate(sources) if s.strip()), key=lambda i: len(rows[i]['src_ids']))
+    frame = 2 if c.layout == 'fixed' else 0 # [CLS] and [SEP]; a text of which nothing else is left is empty
+    todo = sorted((i for i, s in enumerate(sources) if s.strip() and len(rows[i]['src_ids']) > frame), key=lambda i: len(rows[i]['src_ids']))
     keys = [(i, k) for i in todo for k in range(n)]
     out = [[''] * n for _ in sources]
     was = self.training; self.eval()
@@ -374,17 +383,6 @@ def _together(self:DiffuSeq, src, valid, c, noise, callback)->torch.Tensor: # id
     return last['words']*valid
 
 # %% ../nbs/12_model.ipynb #c8f1021f
-def bounded(draw, bound:float):
-    "Noise with every entry beyond `bound` standard deviations drawn again (the authors' top_p); bound 0 leaves it alone."
-    def again(z):
-        eps = draw(z)
-        for _ in range(10_000):
-            far = eps.abs() > bound
-            if not bound or not far.any(): return eps
-            eps = torch.where(far, draw(z), eps)
-        raise ValueError(f'noise_bound={bound}: too small, hardly any draw lies within it')
-    return again
-
 @patch
 def _start(self:DiffuSeq, like, c, noise):
     "z_T: noise of the configuration's strength, around m where there is one."
@@ -395,7 +393,7 @@ def _start(self:DiffuSeq, like, c, noise):
 def _step_options(self:DiffuSeq, c, noise, target)->dict:
     "What a step of `sample` takes from the configuration."
     def jump(z, a_t, a_s): return torch.where(target[...,None], reabsorb(z, a_t, a_s, self.absorb, c.absorb_rate, noise.uniform(z.shape[1])), z)
-    return dict(noise=bounded(noise.normal, c.noise_bound), jump=jump if c.absorb_rate else None, factor=c.noise_factor,
+    return dict(noise=partial(noise.normal, bound=c.noise_bound), jump=jump if c.absorb_rate else None, factor=c.noise_factor,
                 absorb=self.absorb if c.absorb_shift else None, eta=c.eta, large=c.variance == 'large')
 
 @patch
