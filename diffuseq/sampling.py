@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'ddpm_step', 'ddim_step', 'renoise_step', 'dpmpp_step', 'repredict_step', 'reabsorb', 'pairs_of', 'sample',
-           'official_pairs', 'RowNoise', 'choose_words', 'surest', 'fill_in']
+           'official_pairs', 'truncated', 'RowNoise', 'choose_words', 'surest', 'fill_in']
 
 # %% ../nbs/09_sampling.ipynb #313c5331
 import math, torch
@@ -109,6 +109,10 @@ def official_pairs(
     return [(t, t - 1) for t in range(T, 0, -(T//steps))]
 
 # %% ../nbs/09_sampling.ipynb #7d2ee915
+def truncated(u, bound:float):
+    "Uniform numbers made normal within `bound` standard deviations (G9)."
+    return math.sqrt(2)*torch.erfinv((2*u - 1)*math.erf(bound/math.sqrt(2)))
+
 class RowNoise:
     "Random numbers for a batch, each row from its own generator."
     def __init__(self, seed:int,
@@ -123,7 +127,11 @@ class RowNoise:
         for row, k, g in zip(out, self.lengths, self.generators): row[:k] = draw(k, *rest, generator=g, dtype=dtype)
         return out.to(self.device)
 
-    def normal(self, z)->torch.Tensor: "Standard normal of the shape of z, zero beyond a row's length."; return self._fill(torch.randn, *z.shape[1:], dtype=z.dtype)
+    def normal(self, z, bound:float=0.)->torch.Tensor:
+        "Standard normal of the shape of z, within `bound` standard deviations if it is not 0; zero beyond a row's length."
+        draw = (lambda *shape, **k: truncated(torch.rand(*shape, **k), bound)) if bound else torch.randn
+        return self._fill(draw, *z.shape[1:], dtype=z.dtype)
+
     def uniform(self, n, dtype=torch.float32)->torch.Tensor: "Uniform in [0, 1), (B, n), zero beyond a row's length."; return self._fill(torch.rand, n, dtype=dtype)
 
 # %% ../nbs/09_sampling.ipynb #3a48380e
