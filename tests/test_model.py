@@ -1,0 +1,211 @@
+"The model as it is used: what it was taught comes out by every way of sampling, a batch is no more than its texts, and nonsense is refused in words."
+import json, logging, resource, shutil
+import datasets, pytest, torch
+from safetensors.torch import load_file, save_file
+import tiny
+from diffuseq.config import save_config
+from diffuseq.data import normalize_text
+from diffuseq.mbr import bleu, mbr_select
+from diffuseq.model import DiffuSeq, load_run, new_model
+from diffuseq.text import load_tokenizer, make_tokenizer
+
+quiet = dict(progress=False)
+
+# ---- training and sampling agree
+
+BIG = dict(width=64, d_embed=32, dropout=0., eval_every=1000, save_every=1000, n_valid=8)
+LEARNS = dict(fast=(160, dict(lr=0.01, lr_hold=100, batch_tokens=1500)),
+              paper=(320, dict(T=50, steps=50, window=40, lr=4e-3, lr_decay='constant', batch_size=32)))
+
+@pytest.fixture(scope='module', params=list(LEARNS))
+def learned(request, tmp_path_factory):
+    "A model that has read thirty short pairs until it knew them, and those pairs."
+    updates, changes = LEARNS[request.param]
+    few = tiny.pairs(30, 9); m = tiny.model(tiny.config(request.param, **BIG | changes))
+    m.fit(few, few, tmp_path_factory.mktemp('learned'), max_updates=updates, device='cpu', progress=False)
+    return m, few
+
+WAYS = dict(fast=[dict(order='surest', steps=5), dict(order='surest', steps=20), dict(order='left'), dict(order='together', steps=1),
+                  *(dict(order='together', sampler=s, steps=k) for s in ('ddpm', 'ddim', 'dpmpp', 'renoise') for k in (5, 20)), dict(order='together', sampler='ddim', eta=1., steps=20),
+                  dict(order='together', rounding=False, steps=20), dict(order='together', noise_bound=1., steps=20)],
+            paper=[*(dict(sampler=s, steps=k) for s in ('ddpm', 'ddim', 'dpmpp', 'renoise') for k in (10, 50)), dict(sampler='ddim', eta=1., steps=10), dict(sampler='ddpm', variance='large', steps=50),
+                   dict(rounding=False, sampler='ddim', steps=50), dict(readout='logits', steps=10), dict(noise_bound=1., steps=10)])
+
+def test_what_was_learned_comes_out(learned):
+    "By every order and sampler: a wrong scale, level, shift or mask anywhere between training and sampling would show."
+    m, few = learned
+    score = lambda texts: sum(bleu(normalize_text(t), normalize_text(r)) for t, r in zip(texts, few['trg']))/len(few)
+    assert score(few['src']) < 0.5
+    reached = {json.dumps(way): score(m.generate(few['src'], **way, **quiet)) for way in WAYS[m.config.recipe]}
+    assert min(reached.values()) > 0.8, reached
+
+def test_the_source_must_be_put_back(learned):
+    "Without anchoring (b) the sampler walks over the source rows too, and what was learned is out of reach."
+    m, few = learned
+    if m.config.recipe != 'paper': pytest.skip('the fast recipe never steps over its source')
+    score = lambda **way: sum(bleu(normalize_text(t), normalize_text(r)) for t, r in zip(m.generate(few['src'], steps=10, **way, **quiet), few['trg']))/len(few)
+    assert score(replace=False) < 0.5*score(replace=True)
+
+def test_the_bound_knows_what_was_learned(learned):
+    "A target that was learned has more probability than the target of another source."
+    m, few = learned
+    s, y = few['src'][:8], few['trg'][:8]
+    right, wrong = (m.bound(s, t, samples=10)['bits_per_token'] for t in (y, y[1:] + y[:1]))
+    assert (right < wrong).float().mean() > 0.9
+
+# ---- a batch is no more than its texts
+
+SOME = dict(fast=[dict(order='surest'), dict(order='left'), dict(order='surest', temperature=0.7), dict(order='left', temperature=1.), *(dict(order='together', sampler=s) for s in ('ddpm', 'ddim', 'dpmpp', 'renoise')),
+                  dict(order='together', sampler='ddim', eta=0.5), dict(order='together', sampler='ddpm', variance='large', temperature=1.), dict(order='together', rounding=False), dict(order='together', noise_bound=1.)],
+            paper=[*(dict(sampler=s) for s in ('ddpm', 'ddim', 'dpmpp', 'renoise')), dict(sampler='ddim', eta=0.5), dict(variance='large'), dict(rounding=False), dict(replace=False), dict(readout='logits'), dict(noise_bound=1.), dict(official_stride=True)])
+
+@pytest.fixture(scope='module')
+def models():
+    "Untrained models in double precision: their texts hang on every digit."
+    return {r: tiny.model(tiny.config(r, T=50, steps=4)).double().eval() for r in ('fast', 'paper')}
+
+SOURCES = ['and he said', 'in the beginning god made the heaven and the earth , and the earth was waste and without form', 'yes', 'the lord is my shepherd ; i will not want', 'go', 'what is your name ? he said']
+
+@pytest.mark.parametrize('recipe, way', [(r, w) for r, ways in SOME.items() for w in ways], ids=str)
+def test_batches_change_nothing(models, recipe, way):
+    m = models[recipe]; whole = m.generate(SOURCES, n=3, batch_size=64, **way, **quiet)
+    for size in (1, 2, 5): assert m.generate(SOURCES, n=3, batch_size=size, **way, **quiet) == whole
+    assert m.generate(SOURCES, batch_size=4, **way, **quiet) == [w[0] for w in whole]                    # the first candidate is what n = 1 gives
+    assert m.generate(SOURCES[2:4], n=3, first=2, **way, **quiet) == whole[2:4]                          # a call that continues another
+    assert any(len({*w}) > 1 for w in whole) or not (way.get('temperature') or recipe == 'paper' or way['order'] == 'together')
+
+@pytest.mark.parametrize('recipe', ['fast', 'paper'])
+def test_seeds(models, recipe):
+    m, way = models[recipe], dict(temperature=1.) if recipe == 'fast' else {}
+    before = torch.get_rng_state()
+    a, b, again = (m.generate(SOURCES, seed=s, **way, **quiet) for s in (0, 1, 0))
+    assert a == again != b
+    assert torch.equal(before, torch.get_rng_state())                                                    # nobody else's random numbers were used
+    m.train(); m.generate(SOURCES[:1], **quiet); assert m.training; m.eval()
+
+# ---- what a caller may do wrong
+
+@pytest.mark.parametrize('wrong, says', [(dict(n=0), 'n=0: must be a whole number, at least 1'), (dict(n=-3), 'n=-3'), (dict(n=2.5), 'n=2.5'), (dict(mbr=True), 'n=1: must be a whole number, at least 2'), (dict(steps=0), 'steps=0 must be finite and greater than 0'),
+    (dict(steps=51), 'steps is larger than T'), (dict(steps=-1), 'steps=-1'), (dict(steps=2.5), 'steps=2.5 is float; expected int'), (dict(steps='3'), 'steps'), (dict(sampler='euler'), "sampler='euler'; choose one of ddpm"),
+    (dict(order='right'), "order='right'; choose one of"), (dict(temperature=-1.), 'temperature=-1.0'), (dict(temperature=float('nan')), 'temperature=nan'), (dict(eta=2.), 'eta lies in 0..1'), (dict(eta='x'), 'eta'),
+    (dict(readout='x'), 'readout'), (dict(variance='x'), 'variance'), (dict(noise_bound=-1.), 'noise_bound'), (dict(rounding=1), 'rounding=1 is int; expected bool'), (dict(beams=4), 'unknown setting beams; generate knows'),
+    (dict(batch_size=0), 'batch_size=0'), (dict(batch_size=-2), 'batch_size=-2'), (dict(batch_size=1.5), 'batch_size=1.5')], ids=str)
+def test_wrong_settings_are_refused_in_words(models, wrong, says):
+    for m in models.values():
+        with pytest.raises(ValueError) as e: m.generate(SOURCES, **wrong, **quiet)
+        assert says in str(e.value)
+
+@pytest.mark.parametrize('sources, says', [('one string', 'pass a list of strings'), (['a', None], 'sources[1] is NoneType'), ([b'a'], 'sources[0] is bytes'), ([['a']], 'sources[0] is list')], ids=str)
+def test_wrong_sources_are_refused_in_words(models, sources, says):
+    with pytest.raises(ValueError) as e: models['fast'].generate(sources, **quiet)
+    assert says in str(e.value)
+
+def test_orders_of_the_paper(models):
+    for order in ('left', 'surest'):
+        with pytest.raises(ValueError, match='needs a level for each token'): models['paper'].generate(SOURCES, order=order, **quiet)
+
+@pytest.mark.parametrize('recipe', ['fast', 'paper'])
+def test_empty_sources(models, recipe):
+    m = models[recipe]
+    assert m.generate([], **quiet) == [] == m.generate([], n=3, **quiet) == m.generate([], n=3, mbr=True, **quiet)
+    alone = m.generate(['', SOURCES[1], ' \t\n', SOURCES[3]], **quiet)
+    assert alone[0] == alone[2] == '' and alone == [t if s.strip() else '' for s, t in zip(['', 'x', ' ', 'x'], m.generate(['go', SOURCES[1], 'go', SOURCES[3]], **quiet))]
+    assert m.generate(['', ''], n=2, **quiet) == [['', '']]*2 and m.generate(['', ' '], n=3, mbr=True, **quiet) == ['', '']
+    assert m.generate((s for s in SOURCES), **quiet) == m.generate(datasets.Dataset.from_dict(dict(src=SOURCES))['src'], **quiet) == m.generate(SOURCES, **quiet)   # any iterable of strings
+
+@pytest.mark.parametrize('recipe', ['fast', 'paper'])
+def test_a_source_longer_than_the_window(models, recipe, caplog):
+    m = models[recipe]; limit = m.config.max_source if recipe == 'fast' else m.config.window*3//4 - 3
+    long = ' '.join(['and'*3]*500)
+    with caplog.at_level(logging.WARNING, 'diffuseq'): a = m.generate([long, SOURCES[0]], **quiet)
+    assert f'1 of 2 sources have more than {limit} sub-words: cut there' in caplog.text
+    assert a == m.generate([long + ' and more', SOURCES[0]], **quiet)                                    # what lies beyond is not seen
+
+@pytest.mark.parametrize('recipe', ['fast', 'paper'])
+def test_unknown_characters(models, recipe):
+    m = models[recipe]
+    odd = ['\u4f60\u597d', '\U0001f600', 'caf\u00e9 \u200b', '\x00\x01', '\ufeff', 'a\x7fb', '[SEP] [PAD] [CLS] [MASK]', '\u2028', 'e\u0301', '\ud83d'[:0] + '\U0010ffff']
+    texts = m.generate(odd, **quiet)
+    assert len(texts) == len(odd) and all(isinstance(t, str) for t in texts)
+    assert m.generate(odd, batch_size=1, **quiet) == texts
+
+def test_sources_without_a_single_word_piece():
+    "A tokenizer that drops control characters leaves nothing of such a source: that is an empty text too."
+    tok = load_tokenizer('bert-base-uncased'); assert tok.backend_tokenizer.encode('\x01\u200b', add_special_tokens=False).ids == []
+    for recipe in ('fast', 'paper'):
+        m = new_model(tiny.config(recipe, tokenizer='bert-base-uncased', T=50, steps=3, layout='split' if recipe == 'fast' else 'fixed'), tok).double()
+        assert m.generate(['\x01\u200b', 'go on', '\x02'], n=2, **quiet) == [['', ''], m.generate(['x', 'go on'], n=2, **quiet)[1], ['', '']]
+
+def test_levels_outside_the_schedule(models):
+    for r, m in models.items():
+        z = torch.zeros(1, 16, m.config.d_embed, dtype=torch.float64); target = torch.arange(16)[None] >= 8
+        for t in (-1, m.config.T + 1):
+            with pytest.raises(ValueError, match='levels must lie in 0..T=50'): m.denoise(z, torch.tensor([t]), target=target)
+    with pytest.raises(ValueError, match='pass target='): models['fast'].denoise(torch.zeros(1, 16, 16, dtype=torch.float64), torch.tensor([3]))
+
+# ---- folders
+
+@pytest.fixture(params=['fast', 'paper'])
+def saved(request, models, tmp_path):
+    m = tiny.model(models[request.param].config); m.save_pretrained(tmp_path/'m')
+    return m, tmp_path/'m'
+
+def test_saved_and_loaded(saved):
+    m, folder = saved
+    again = DiffuSeq.from_pretrained(folder)
+    assert not tiny.different(dict(m.named_parameters()), dict(again.named_parameters())) and not again.training and again.config == m.config
+    assert again.double().generate(SOURCES, **quiet) == m.double().generate(SOURCES, **quiet)
+    again.save_pretrained(folder); assert not tiny.different(dict(DiffuSeq.from_pretrained(str(folder)).double().named_parameters()), dict(m.named_parameters()))
+
+def test_nonsense_is_not_a_model(tmp_path):
+    (tmp_path/'file').write_text('x'); (tmp_path/'empty').mkdir()
+    for name in (tmp_path/'empty', tmp_path/'file', ''):
+        with pytest.raises(FileNotFoundError, match='no config.json in it; expected a run folder'): DiffuSeq.from_pretrained(name)
+    for name in (tmp_path/'nowhere', 'no/such-model', 'not a name at all !', '../..//y'):
+        with pytest.raises(FileNotFoundError, match='neither a folder nor a model that comes with the package'): DiffuSeq.from_pretrained(name)
+
+def test_missing_and_damaged_files(saved, tmp_path):
+    m, folder = saved
+    def broken(name, data):
+        shutil.rmtree(tmp_path/'b', ignore_errors=True); shutil.copytree(folder, tmp_path/'b')
+        (tmp_path/'b'/name).unlink() if data is None else (tmp_path/'b'/name).write_bytes(data)
+        return tmp_path/'b'
+    weights, config = (folder/'model.safetensors').read_bytes(), (folder/'config.json').read_bytes()
+    for name, data, error, says in [('model.safetensors', None, FileNotFoundError, 'model.safetensors: no such file'), ('tokenizer.json', None, ValueError, 'tokenizer.json: no tokenizer here'),
+            ('tokenizer.json', b'{"a": 1}', ValueError, 'tokenizer.json: not a tokenizer'), ('tokenizer.json', b'', ValueError, 'tokenizer.json: not a tokenizer'), ('config.json', config[:-20], ValueError, 'config.json: not valid JSON'),
+            ('config.json', config.replace(b'"T": 50', b'"T": -50'), ValueError, 'T=-50'), ('config.json', config.replace(b'"width": 32', b'"width": "32"'), ValueError, 'width'),
+            ('config.json', config.replace(b'"width": 32', b'"width": 34'), ValueError, 'another model'), *(('model.safetensors', weights[:k], ValueError, 'model.safetensors: not a readable safetensors file') for k in (0, 7, 50, len(weights)//2, len(weights) - 1)),
+            ('model.safetensors', b'PK\x03\x04' + bytes(500), ValueError, 'not a readable safetensors file'), ('model.safetensors', b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n', ValueError, 'not a readable safetensors file')]:
+        with pytest.raises(error) as e: load_run(broken(name, data))
+        assert says in str(e.value), str(e.value)
+
+def test_foreign_weights(saved, tmp_path):
+    m, folder = saved
+    for tensors, says in [({'bert.encoder.layer.0.weight': torch.ones(2)}, 'missing: '), ({}, 'missing: '), (load_file(folder/'model.safetensors') | {'more': torch.ones(1)}, 'unknown: more'),
+                          ({k: v for k, v in load_file(folder/'model.safetensors').items() if 'word_embedding' not in k}, 'missing: net.word_embedding.weight')]:
+        save_file(tensors, folder/'model.safetensors')
+        with pytest.raises(ValueError, match='model.safetensors: these weights belong to another model') as e: load_run(folder)
+        assert says in str(e.value); m.save_pretrained(folder)
+
+def test_a_vocabulary_that_does_not_match(saved):
+    m, folder = saved
+    other = make_tokenizer(tiny.pairs(), tiny.config(vocab_size=350)); (folder/'tokenizer.json').write_text(other.backend_tokenizer.to_str())
+    with pytest.raises(ValueError, match=f'the weights know {len(m.tokenizer)} words and tokenizer.json {len(other)}'): load_run(folder)
+
+# ---- memory
+
+def peak(steps, out, c):
+    "Most memory that a process ever held, in bytes, after a generation of so many steps."
+    m = tiny.model(c)
+    m.generate(SOURCES*8, batch_size=48, steps=3, progress=False); m.generate(SOURCES*8, batch_size=48, steps=steps, progress=False)
+    out.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024)
+
+@pytest.mark.parametrize('recipe, way', [('paper', 'dpmpp'), ('paper', 'ddpm'), ('fast', 'dpmpp')])
+def test_memory_is_flat_in_steps(recipe, way):
+    "190 more steps would need 190 states if they were kept."
+    c = tiny.config(recipe, T=200, steps=10, sampler=way, d_embed=256, vocab_size=300, **(dict(order='together') if recipe == 'fast' else {})); used = []
+    for steps in (10, 200):
+        out = tiny.processes.SimpleQueue(); p = tiny.start(peak, steps, out, c); p.join(); assert p.exitcode == 0
+        used.append(out.get())
+    states = 190*48*32*256*4
+    assert used[1] - used[0] < min(8e6, states/10), used
