@@ -3,9 +3,8 @@ import json, logging, resource, shutil
 import datasets, pytest, torch
 from safetensors.torch import load_file, save_file
 import tiny
-from diffuseq.config import save_config
 from diffuseq.data import normalize_text
-from diffuseq.mbr import bleu, mbr_select
+from diffuseq.mbr import bleu
 from diffuseq.model import DiffuSeq, load_run, new_model
 from diffuseq.text import load_tokenizer, make_tokenizer
 
@@ -38,13 +37,7 @@ def test_what_was_learned_comes_out(learned):
     assert score(few['src']) < 0.5
     reached = {json.dumps(way): score(m.generate(few['src'], **way, **quiet)) for way in WAYS[m.config.recipe]}
     assert min(reached.values()) > 0.8, reached
-
-def test_the_source_must_be_put_back(learned):
-    "Without anchoring (b) the sampler walks over the source rows too, and what was learned is out of reach."
-    m, few = learned
-    if m.config.recipe != 'paper': pytest.skip('the fast recipe never steps over its source')
-    score = lambda **way: sum(bleu(normalize_text(t), normalize_text(r)) for t, r in zip(m.generate(few['src'], steps=10, **way, **quiet), few['trg']))/len(few)
-    assert score(replace=False) < 0.5*score(replace=True)
+    if m.config.recipe == 'paper': assert score(m.generate(few['src'], replace=False, steps=10, **quiet)) < 0.5     # without anchoring (b) the source itself wanders off
 
 def test_the_bound_knows_what_was_learned(learned):
     "A target that was learned has more probability than the target of another source."
@@ -197,15 +190,14 @@ def test_a_vocabulary_that_does_not_match(saved):
 def peak(steps, out, c):
     "Most memory that a process ever held, in bytes, after a generation of so many steps."
     m = tiny.model(c)
-    m.generate(SOURCES*8, batch_size=48, steps=3, progress=False); m.generate(SOURCES*8, batch_size=48, steps=steps, progress=False)
+    m.generate(SOURCES*4, steps=3, progress=False); m.generate(SOURCES*4, steps=steps, progress=False)
     out.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024)
 
-@pytest.mark.parametrize('recipe, way', [('paper', 'dpmpp'), ('paper', 'ddpm'), ('fast', 'dpmpp')])
+@pytest.mark.parametrize('recipe, way', [('paper', 'dpmpp'), ('fast', 'ddpm')])
 def test_memory_is_flat_in_steps(recipe, way):
-    "190 more steps would need 190 states if they were kept."
-    c = tiny.config(recipe, T=200, steps=10, sampler=way, d_embed=256, vocab_size=300, **(dict(order='together') if recipe == 'fast' else {})); used = []
-    for steps in (10, 200):
+    "95 more steps would need 75 MB for their states if they were kept."
+    c = tiny.config(recipe, T=100, steps=5, sampler=way, d_embed=256, vocab_size=300, **(dict(order='together') if recipe == 'fast' else {})); used = []
+    for steps in (5, 100):
         out = tiny.processes.SimpleQueue(); p = tiny.start(peak, steps, out, c); p.join(); assert p.exitcode == 0
         used.append(out.get())
-    states = 190*48*32*256*4
-    assert used[1] - used[0] < min(8e6, states/10), used
+    assert used[1] - used[0] < 8e6, used

@@ -6,13 +6,11 @@ import datasets, pytest, torch
 from safetensors.torch import load_file, save_file
 import tiny
 from diffuseq import training
-from diffuseq.config import load_config, save_config
 from diffuseq.model import DiffuSeq, load_run
-from diffuseq.sampling import sample
 from diffuseq.text import encode_pairs, make_tokenizer, train_batches
 from diffuseq.training import Run, backward_pass, ema_decay, held_out_loss, read_log
 
-N = 60
+N = 44
 
 def log_of(run_dir):
     "The log without what a clock says."
@@ -23,12 +21,21 @@ def assert_same_run(a, b):
     assert not tiny.different(load_file(a/'model.safetensors'), load_file(b/'model.safetensors'))
     assert log_of(a) == log_of(b)
 
-@pytest.fixture(scope='module', params=['fast', 'paper'])
-def whole(request, tmp_path_factory):
-    "A run that nobody disturbed: its configuration, folder, and how long it took."
-    folder, c = tmp_path_factory.mktemp(request.param), tiny.config(request.param)
-    assert tiny.finish(tiny.train, folder, c, N) == 0
-    return c, folder, read_log(folder)[-1]['seconds']
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+    "Makes a run that nobody disturbs, once for each recipe: its configuration, folder, and how long it took."
+    @functools.cache
+    def make(recipe):
+        folder, c = tmp_path_factory.mktemp(recipe), tiny.config(recipe)
+        assert tiny.finish(tiny.train, folder, c, N) == 0
+        return c, folder, read_log(folder)[-1]['seconds']
+    return make
+
+@pytest.fixture(params=['fast', 'paper'])
+def whole(request, undisturbed): return undisturbed(request.param)
+
+@pytest.fixture
+def one(undisturbed): return undisturbed('fast')
 
 # ---- exact resume
 
@@ -45,10 +52,9 @@ def test_a_run_learns_and_ends_with_its_best_weights(whole):
 
 def test_killed_at_random_moments(whole, tmp_path):
     c, folder, seconds = whole
-    rng, kills, states = random.Random(f'kill {c.recipe}'), 0, set()
+    rng, kills, states = random.Random(f'kill {c.recipe} 1'), 0, set()
     for _ in range(60):
-        ready = tiny.processes.Event(); p = tiny.start(tiny.train, tmp_path, c, N, started=ready)
-        ready.wait(60); p.join(rng.uniform(0, 0.8*seconds))
+        p = tiny.begin(tiny.train, tmp_path, c, N); p.join(rng.uniform(0, 0.8*seconds))
         if p.is_alive(): p.kill(); kills += 1
         p.join()
         if p.exitcode == 0: break
@@ -85,8 +91,7 @@ def test_asked_to_stop_saves_and_goes_on(whole, sign, tmp_path):
     c, folder, seconds = whole
     rng, asked = random.Random(sign), []
     for _ in range(4):
-        ready = tiny.processes.Event(); p = tiny.start(tiny.train, tmp_path, c, N, started=ready)
-        ready.wait(60); time.sleep(0.2 + rng.uniform(0, 0.3*seconds))
+        p = tiny.begin(tiny.train, tmp_path, c, N); p.join(rng.uniform(0, 0.3*seconds))
         if p.is_alive(): os.kill(p.pid, getattr(signal, sign))
         p.join(); assert p.exitcode == 0                     # a stop that was asked for is no failure
         update = json.loads(training.read_tensors(tmp_path/'last'/'state.safetensors')[1]['numbers'])['update']
@@ -125,10 +130,12 @@ def test_bf16_resumes_too_and_precisions_may_follow_each_other(tmp_path):
 
 # ---- compiled blocks
 
-def compiling(folder, c, updates, ready=None, cache=None, **env):
+slow = pytest.mark.skipif(not os.environ.get('SLOW'), reason='takes minutes; SLOW=1 runs it')
+
+def compiling(folder, c, updates, started=None, cache=None, **env):
     "Train with compiled blocks; report how many graphs there were."
     os.environ.update(env | dict(TORCHINDUCTOR_CACHE_DIR=str(cache)))
-    tiny.train(folder, c, updates, started=ready)
+    tiny.train(folder, c, updates, started=started)
     from torch._dynamo.utils import counters
     (Path(folder)/'graphs').write_text(str(counters['stats']['unique_graphs']))
 
@@ -141,7 +148,7 @@ def compiled_eagerly(folder, c, updates):
     training.held_out_loss = lambda *_: 1.
     compiling(folder, c, updates)
 
-@pytest.mark.parametrize('changes', [{}, dict(width=24, n_heads=1, max_source=24)], ids=str)
+@pytest.mark.parametrize('changes', [{}, pytest.param(dict(width=24, n_heads=1, max_source=24), marks=slow), pytest.param(dict(batch_tokens=1024, dropout=0.), marks=slow)], ids=str)
 def test_code_of_one_artificial_batch_serves_all(changes, tmp_path):
     "Whatever the shapes of the data, no update meets a case that was not compiled before the first one: so a resumed run has the same code."
     c = tiny.config('fast', compile=True, precision='bf16', n_layers=1, **changes)
@@ -158,8 +165,6 @@ def test_without_a_working_compiler_it_trains_all_the_same(tmp_path):
     assert tiny.finish(tiny.train, tmp_path/'plain', replace(c, compile=False), 3) == 0
     assert not tiny.different(tiny.state(tmp_path/'none'), tiny.state(tmp_path/'plain')) and not tiny.different(tiny.state(tmp_path/'broken'), tiny.state(tmp_path/'plain'))
 
-slow = pytest.mark.skipif(not os.environ.get('SLOW'), reason='takes minutes; SLOW=1 runs it')
-
 @slow
 def test_compiled_and_killed_at_random_moments(tmp_path):
     "With machine code made anew at every start, from an empty cache."
@@ -167,15 +172,12 @@ def test_compiled_and_killed_at_random_moments(tmp_path):
     assert tiny.finish(compiling, tmp_path/'whole', c, N, cache=tmp_path/'cache') == 0
     seconds, rng, kills, states = read_log(tmp_path/'whole')[-1]['seconds'], random.Random('compiled'), 0, set()
     for i in range(12):
-        p = tiny.start(compiling, tmp_path/'killed', c, N, cache=tmp_path/f'cache{i//2}')
-        before = (tmp_path/'killed'/'last'/'state.safetensors').stat().st_mtime if states else 0
-        while p.is_alive() and kills < 4 and not ((f := tmp_path/'killed'/'last'/'state.safetensors').exists() and f.stat().st_mtime > before): time.sleep(0.01)   # the code is made, and something is saved
-        p.join(rng.uniform(0, seconds/4) if kills < 4 else None)
+        p = tiny.begin(compiling, tmp_path/'killed', c, N, cache=tmp_path/f'cache{i//2}'); p.join(rng.uniform(0.1, 0.5)*seconds)
         if p.is_alive(): p.kill(); kills += 1
         p.join()
         if p.exitcode == 0: break
-        states.add(json.loads(training.read_tensors(tmp_path/'killed'/'last'/'state.safetensors')[1]['numbers'])['update'])
-    assert p.exitcode == 0 and kills >= 2 and (tmp_path/'whole'/'graphs').read_text() == (tmp_path/'killed'/'graphs').read_text() == '3'
+        if (tmp_path/'killed'/'last').exists(): states.add(json.loads(training.read_tensors(tmp_path/'killed'/'last'/'state.safetensors')[1]['numbers'])['update'])
+    assert p.exitcode == 0 and kills >= 2 and states - {N} and (tmp_path/'whole'/'graphs').read_text() == (tmp_path/'killed'/'graphs').read_text() == '3'
     assert_same_run(tmp_path/'whole', tmp_path/'killed')
     assert tiny.finish(tiny.train, tmp_path/'plain', replace(c, compile=False), N) == 0
     assert tiny.different(tiny.state(tmp_path/'plain'), tiny.state(tmp_path/'whole'))                    # the code does matter to the last bits
@@ -279,9 +281,9 @@ def small_disk(tmp_path):
     subprocess.run(['umount', '-l', where])
 
 @pytest.mark.parametrize('room', [0.3, 1.2, 1.6, 2.1])
-def test_full_disk(whole, small_disk, room):
+def test_full_disk(one, small_disk, room):
     "Wherever the disk fills up: one message that names the file and the remedy, old files intact; and with more space the run ends as if nothing had happened."
-    c, folder, _ = whole
+    c, folder, _ = one
     (where, resize), size = small_disk, (folder/'last'/'state.safetensors').stat().st_size
     assert resize(int(room*size))
     run = where/'run'
@@ -294,14 +296,27 @@ def test_full_disk(whole, small_disk, room):
     assert_same_run(folder, run)
 
 @pytest.mark.parametrize('call', ['fsync', 'replace'])
-def test_disk_full_in_the_last_moment_of_a_save(whole, tmp_path, monkeypatch, call):
-    c, folder, _ = whole
+def test_disk_full_in_the_last_moment_of_a_save(one, tmp_path, monkeypatch, call):
+    c, folder, _ = one
     tiny.train(tmp_path, c, 5); before = (tmp_path/'last'/'state.safetensors').read_bytes()
     def full(*_): raise OSError(errno.ENOSPC, 'No space left on device')
     with monkeypatch.context() as m:
         m.setattr(Run, 'log', lambda self, **_: m.setattr(os, call, full) if self.numbers['update'] == 10 else None)
         with pytest.raises(OSError, match='cannot write .*state.safetensors.*previous file, if any, is intact. Free some space'): tiny.train(tmp_path, c, N)
     assert (tmp_path/'last'/'state.safetensors').read_bytes() == before and [p.name for p in (tmp_path/'last').iterdir()] == ['state.safetensors']
+    tiny.train(tmp_path, c, N)
+    assert not tiny.different(tiny.state(folder), tiny.state(tmp_path))
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full here')
+def test_disk_full_at_a_line_of_the_log(one, tmp_path, monkeypatch):
+    c, folder, _ = one
+    def advance(self, rows):
+        if self.numbers['update'] == 6: (self.dir/'log.jsonl').unlink(); (self.dir/'log.jsonl').symlink_to('/dev/full')
+        return original(self, rows)
+    original = Run.advance; monkeypatch.setattr(Run, 'advance', advance)
+    with pytest.raises(OSError, match=f'cannot write the log in {tmp_path} .No space left on device.*Free some space and start again') as e: tiny.train(tmp_path, c, N)
+    assert e.value.errno == errno.ENOSPC
+    monkeypatch.undo(); (tmp_path/'log.jsonl').unlink()     # reading /dev/full would never end
     tiny.train(tmp_path, c, N)
     assert not tiny.different(tiny.state(folder), tiny.state(tmp_path))
 
@@ -361,18 +376,6 @@ def test_pieces_of_an_update_draw_their_own_noise(recipe, monkeypatch):
     backward_pass(m, [row]*8, c, Accelerator(cpu=True), torch.Generator().manual_seed(training.seed_of(0, 0, 0)))
     assert len(seen) == 4 and all((a - b).abs().max() > 0.1 for a, b in itertools.combinations(seen, 2))
 
-def test_levels_and_noise_are_independent(monkeypatch):
-    "Levels and noise of one update come from streams that know nothing of each other."
-    import diffuseq.model as where
-    c = tiny.config('fast', levels='one', order='together', full_noise=0., n_layers=1, self_cond=False); m = tiny.model(c).eval(); batch = training.device_batch(list(encode_pairs(tiny.pairs(), m.tokenizer, c))[:16], c, 'cpu')
-    seen, q_sample = [], where.q_sample
-    monkeypatch.setattr(where, 'q_sample', lambda z, t, a, target, noise, **k: seen.append((t.max(1).values.float(), noise.flatten(0, 1).flatten()[:256].clone())) or q_sample(z, t, a, target, noise, **k))
-    with torch.no_grad():
-        for u in range(300): m(batch, torch.Generator().manual_seed(training.seed_of(0, u, 0)))
-    t, eps = (torch.stack(x) for x in zip(*seen))
-    t, eps = ((x - x.mean(0))/x.std(0) for x in (t, eps)); corr = (t.T @ eps)/len(t)
-    assert corr.abs().max() < 5/len(t)**0.5                  # 4,096 correlations of standard error 1/sqrt(300)
-
 def test_average_follows_its_recurrence(tmp_path):
     c = tiny.config('fast', save_every=1); a = {n: p.detach().clone() for n, p in tiny.model(c).named_parameters()}
     for u in range(6):
@@ -411,7 +414,7 @@ def test_minutes_are_counted_over_all_starts(tmp_path):
     c = tiny.config('fast'); so_far = 0
     for minutes in (0.01, 0.01, 0.03):
         _, r = tiny.train(tmp_path, c, None, minutes=minutes)
-        assert 60*minutes <= r['seconds'] < 60*minutes + 1
+        assert 60*minutes <= r['seconds'] < 60*minutes + 5
         assert r['update'] > so_far if minutes > 0.01 or not so_far else r['update'] == so_far; so_far = r['update']
     assert read_log(tmp_path)[-1]['seconds'] == pytest.approx(r['seconds'], abs=0.02)
 

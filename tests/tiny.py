@@ -9,6 +9,7 @@ from diffuseq.config import make_config
 from diffuseq.data import load_pairs
 from diffuseq.model import new_model
 from diffuseq.text import make_tokenizer
+from diffuseq.training import Run
 
 torch.set_num_threads(1)
 datasets.disable_progress_bars()
@@ -35,14 +36,22 @@ def model(*args, **changes):
     return new_model(args[0] if args else config(**changes), tokenizer())
 
 def train(run_dir, c, max_updates, *, started=None, **settings):
-    "Train in this process; sets `started` when all is ready."
+    "Train in this process (one of its own, if `started` is to be set when the first update begins)."
     m = model(c)
-    if started: started.set()
+    if started:
+        advance = Run.advance
+        Run.advance = lambda self, rows: (started.set(), advance(self, rows))[1]
     return m, m.fit(pairs(), pairs(40), run_dir, **(dict(max_updates=max_updates, device='cpu', progress=False) | settings))
 
 def start(f, *args, **kwargs):
     "f in a process of its own."
     p = processes.Process(target=f, args=args, kwargs=kwargs); p.start()
+    return p
+
+def begin(f, *args, **kwargs):
+    "f(*args, started=event) in a process of its own, once it has set the event, or has ended."
+    started = processes.Event(); p = start(f, *args, started=started, **kwargs)
+    while p.is_alive() and not started.is_set(): p.join(0.01)
     return p
 
 def finish(f, *args, **kwargs):
