@@ -11,6 +11,7 @@ from diffuseq.text import encode_pairs, make_tokenizer, train_batches
 from diffuseq.training import Run, backward_pass, ema_decay, held_out_loss, read_log
 
 N = 44
+slow = pytest.mark.skipif(not os.environ.get('SLOW'), reason='takes minutes in all; SLOW=1 runs it')
 
 def log_of(run_dir):
     "The log without what a clock says."
@@ -31,7 +32,7 @@ def undisturbed(tmp_path_factory):
         return c, folder, read_log(folder)[-1]['seconds']
     return make
 
-@pytest.fixture(params=['fast', 'paper'])
+@pytest.fixture(params=['fast', 'paper', pytest.param('twin', marks=slow)])
 def whole(request, undisturbed): return undisturbed(request.param)
 
 @pytest.fixture
@@ -130,8 +131,6 @@ def test_bf16_resumes_too_and_precisions_may_follow_each_other(tmp_path):
 
 # ---- compiled blocks
 
-slow = pytest.mark.skipif(not os.environ.get('SLOW'), reason='takes minutes; SLOW=1 runs it')
-
 def compiling(folder, c, updates, started=None, cache=None, **env):
     "Train with compiled blocks; report how many graphs there were."
     os.environ.update(env | dict(TORCHINDUCTOR_CACHE_DIR=str(cache)))
@@ -148,12 +147,12 @@ def compiled_eagerly(folder, c, updates):
     training.held_out_loss = lambda *_: 1.
     compiling(folder, c, updates)
 
-@pytest.mark.parametrize('changes', [{}, pytest.param(dict(width=24, n_heads=1, max_source=24), marks=slow), pytest.param(dict(batch_tokens=1024, dropout=0.), marks=slow)], ids=str)
+@pytest.mark.parametrize('changes', [{}, pytest.param(dict(width=24, n_heads=1, max_source=24), marks=slow), pytest.param(dict(batch_tokens=1024, dropout=0.), marks=slow), pytest.param(dict(recipe='twin'), marks=slow)], ids=str)
 def test_code_of_one_artificial_batch_serves_all(changes, tmp_path):
     "Whatever the shapes of the data, no update meets a case that was not compiled before the first one: so a resumed run has the same code."
-    c = tiny.config('fast', compile=True, precision='bf16', n_layers=1, **changes)
+    c = tiny.config(**dict(recipe='fast', compile=True, precision='bf16', n_layers=1) | changes)
     assert tiny.finish(compiled_eagerly, tmp_path, c, 20) == 0
-    assert (tmp_path/'graphs').read_text() == '3'            # source, target, and target without gradient
+    assert (tmp_path/'graphs').read_text() == ('3' if c.self_cond else '2')     # source, target, and target without gradient
 
 def test_without_a_working_compiler_it_trains_all_the_same(tmp_path):
     c = tiny.config('fast', compile=True, precision='bf16', n_layers=1)
@@ -324,15 +323,14 @@ def test_disk_full_at_a_line_of_the_log(one, tmp_path, monkeypatch):
 
 def test_nan_keeps_weights_and_state(whole, tmp_path, monkeypatch):
     c, folder, _ = whole
-    forward, calls = DiffuSeq.forward, itertools.count(1)
+    m = tiny.model(c); kept = {}; kind = type(m); forward, calls = kind.forward, itertools.count(1)
     def poisoned(self, batch, generator):
         out = forward(self, batch, generator)
         return out | dict(loss=out['loss']*float('nan')) if self.training and next(calls) == 24 else out
-    m = tiny.model(c); kept = {}
     one_update = training.one_update
     def spy(model, bare, *a): kept.update({n: p.detach().clone() for n, p in bare.named_parameters()}); return one_update(model, bare, *a)
     with monkeypatch.context() as patch:
-        patch.setattr(DiffuSeq, 'forward', poisoned); patch.setattr(training, 'one_update', spy)
+        patch.setattr(kind, 'forward', poisoned); patch.setattr(training, 'one_update', spy)
         with pytest.raises(FloatingPointError, match='(?s)loss nan.*at update 24 .*last holds the last saved state') as e: m.fit(tiny.pairs(), tiny.pairs(40), tmp_path, max_updates=N, device='cpu', progress=False)
     assert not tiny.different(kept, dict(m.named_parameters()))                  # the poisoned step was not taken
     rows = next(train_batches(encode_pairs(tiny.pairs(), m.tokenizer, c), c, start=23))

@@ -25,7 +25,7 @@ def pairs(n=150, words=14):
 
 def config(recipe='fast', **changes):
     "Profile smoke with everything that a resume could forget: dropout, frequent saves, and (paper) a history of losses that is soon full."
-    small = dict(dropout=0.1, eval_every=7, save_every=5, lr=5e-3) if recipe == 'fast' else dict(T=10, steps=10, eval_every=7, save_every=5)
+    small = dict(dropout=0.1, eval_every=7, save_every=5, lr=5e-3) if recipe != 'paper' else dict(T=10, steps=10, eval_every=7, save_every=5)
     return make_config(recipe=recipe, profile='smoke', **(small | changes))
 
 @functools.cache
