@@ -124,7 +124,7 @@ def load(name, device=None):
     return load_run(name).to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
 
 CHUNK = 256 # lines that are generated and written at a time, where no batch size is given
-SETTINGS = ('n', 'mbr', 'steps', 'sampler', 'order', 'temperature', 'seed')
+SETTINGS = ('n', 'mbr', 'steps', 'sampler', 'order', 'temperature', 'beam', 'seed')
 
 def generate(args):
     "The command: from `args.input` to `args.output`, going on where an earlier start was interrupted."
@@ -265,10 +265,11 @@ def parser():
     g.add_argument('--json', action='store_true', help='write JSON lines also for plain ones')
     g.add_argument('--n', type=at_least(1), default=1, help='candidates for each text (default 1)')
     g.add_argument('--mbr', action='store_true', help='keep the candidate that agrees most with the others')
-    g.add_argument('--steps', type=at_least(1), help='denoiser calls (this and the next: the default is the model\'s own)')
+    g.add_argument('--steps', type=at_least(1), help='denoiser calls (this and the next four: the default is the model\'s own)')
     g.add_argument('--sampler', choices=('ddpm', 'ddim', 'dpmpp', 'renoise'))
     g.add_argument('--order', choices=('together', 'surest', 'left'))
-    g.add_argument('--temperature', type=float)
+    g.add_argument('--temperature', type=float, help='of the choice of words; 0: the most probable')
+    g.add_argument('--beam', type=at_least(1), help='beams of an autoregressive baseline')
     g.add_argument('--seed', type=int, default=0, help='of the noise (default 0)')
     g.add_argument('--device', help='cpu, cuda, cuda:1, ...; default: a GPU where there is one')
     g.add_argument('--batch-size', type=at_least(1), help='texts at once; changes the speed, not the texts')

@@ -144,11 +144,16 @@ class Denoiser(nn.Module):
             self.copy_query, self.copy_key, self.copy_gate = nn.Linear(w, d, bias=False), nn.Linear(w, d, bias=False), nn.Linear(w, 1)
             self.copy_drift = nn.Parameter(torch.tensor(0.3))
             nn.init.zeros_(self.copy_gate.weight); nn.init.constant_(self.copy_gate.bias, -1.)
-        if config.length_head: self.length = nn.Linear(w, config.max_target + 1)
+        if config.length_head: self.length = nn.Linear(w + d, config.max_target + 1)
+        self._kept = None, None
 
     def table(self)->torch.Tensor: # W, (V, d)
-        "The embedding table as it is used: rows of length sqrt(d)."
-        return normalize_rows(self.word_embedding.weight) if self.config.normalize_embeddings else self.word_embedding.weight
+        "The embedding table as it is used: rows of length sqrt(d). Without gradient it is kept until the weights change."
+        W = self.word_embedding.weight
+        if not self.config.normalize_embeddings or torch.is_grad_enabled(): return normalize_rows(W) if self.config.normalize_embeddings else W
+        state = W.data_ptr(), W._version, W.dtype
+        if self._kept[0] != state: self._kept = state, normalize_rows(W)
+        return self._kept[1]
 
 # %% ../nbs/04_denoiser.ipynb #e897df21
 def padding_bias(
@@ -248,8 +253,9 @@ def token_nll(self:Denoiser, h, # target states, (B, n, width)
     copied = (a[b,i]*(src.ids[b] == w[:,None])).sum(-1)
     return -torch.logaddexp(F.logsigmoid(-gate[b,i]) + log_p, F.logsigmoid(gate[b,i]) + copied.clamp(min=1e-9).log())
 
+# %% ../nbs/04_denoiser.ipynb #fad62e6f
 @patch
 def length_logits(self:Denoiser, src:Source)->torch.Tensor: # (B, max_target + 1)
-    "Scores of the target's length in tokens, its end token included, from the mean source state."
-    keep = (~src.pad)[...,None]
-    return self.length((src.states*keep).sum(1)/keep.sum(1).clamp(min=1))
+    "Scores of the target's length in tokens, its end token included, from the mean source state and the source's length (N6)."
+    keep = (~src.pad)[...,None]; m = keep.sum(1)
+    return self.length(torch.cat([(src.states*keep).sum(1)/m.clamp(min=1), timestep_embedding(m[:,0], self.config.d_embed).to(src.states)], -1))
