@@ -67,7 +67,7 @@ def token_conditionals(
     joint, # p(w^y | w^x), (S, V, ..., V)
     known=(), # A, the positions that are seen
 )->torch.Tensor: # p(w_i | w_A, w^x), (S, V**n, n, V): for each sequence that is looked at
-    "What a perfect network says of every token when it sees those at `known`; these it repeats (the factors of Eq. O3)."
+    "What a perfect network says of every token when it sees those at `known`; these it repeats (the factors of Eq. J3)."
     n, V = joint.dim()-1, joint.shape[-1]
     w, known = sequences(V, n), torch.tensor(known, dtype=torch.long)
     agree = (w[:, None, known] == w[None, :, known]).all(-1)
@@ -79,7 +79,7 @@ def kl(
     p, # (S, ...)
     q, # as many numbers for each source as p
 )->torch.Tensor: # nats, (S,)
-    "KL(p || q) for each source: what the best training leaves between truth and model (Eq. O1)."
+    "KL(p || q) for each source: what the best training leaves between truth and model (Eq. J1)."
     p, q = p.flatten(1), q.flatten(1)
     return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(1)
 
@@ -87,7 +87,7 @@ def kl(
 def total_correlation(
     joint, # p(w^y | w^x), (S, V, ..., V)
 )->torch.Tensor: # nats, (S,)
-    "Sum of the tokens' entropies less the entropy of the whole: the least KL of independent tokens (Eq. O2)."
+    "Sum of the tokens' entropies less the entropy of the whole: the least KL of independent tokens (Eq. J2)."
     entropy = lambda p: -torch.special.xlogy(p, p).flatten(1).sum(1)
     return entropy(token_conditionals(joint)[:, 0]) - entropy(joint)
 
@@ -106,7 +106,7 @@ def blocks_as_iter_nar(
     joint, # p(w^y | w^x), (S, V, ..., V)
     blocks, # K lists of positions, in the order in which they are settled
 )->tuple: # (first, kernels) for `iter_nar_joint`
-    "Rounds that repeat the settled blocks and draw the rest: Eq. 6 as Eq. O3; with blocks of one token it is Eq. 4."
+    "Rounds that repeat the settled blocks and draw the rest: Eq. 6 as Eq. J3; with blocks of one token it is Eq. 4."
     settled = [sum(blocks[:k], []) for k in range(len(blocks))]
     first, *kernels = [fully_nar_joint(token_conditionals(joint, a)) for a in settled]
     return first[:, 0], kernels
@@ -198,7 +198,7 @@ def exact_denoiser(
     joint, # p(w^y | w^x), (S, V, ..., V)
     table, # embeddings, rows distinct, (V, d) float64
 ): # denoise(z (B, n, d), alpha_bar (B, n), s (B,) the source's number) -> p(w_i | z, w^x), (B, n, V)
-    "The perfect denoiser of a toy: Bayes' rule over whole sequences, each token at a noise level of its own (Eq. O5)."
+    "The perfect denoiser of a toy: Bayes' rule over whole sequences, each token at a noise level of its own (Eq. J5)."
     n, V = joint.dim()-1, joint.shape[-1]
     w = sequences(V, n)
     def denoise(z, alpha_bar, s):
@@ -215,7 +215,7 @@ def order_log_prob(
     ids, # w^y, (B, n) int64
     blocks, # lists of positions, in the order in which they are settled
 )->torch.Tensor: # log p(w^y | w^x) in nats, (B,)
-    "The exact log-probability of drawing `ids` block after block (Eq. O7). Hidden ids reach `predict` as 0. Raises ValueError unless the blocks hold each position once."
+    "The exact log-probability of drawing `ids` block after block (Eq. J7). Hidden ids reach `predict` as 0. Raises ValueError unless the blocks hold each position once."
     n = ids.shape[1]
     if sorted(i for b in blocks for i in b) != list(range(n)): raise ValueError(f'order_log_prob: blocks {blocks} must hold each of the positions 0..{n-1} once')
     total, hidden = 0., torch.ones_like(ids, dtype=torch.bool)

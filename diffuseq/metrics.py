@@ -22,7 +22,7 @@ from .mbr import bleu, bleu_matrix, mbr_index, self_bleu
 def rouge_l(candidates:list, # (n,) texts
             references:list, # (n,) lists of texts
     )->np.ndarray: # (n,) in 0..1, rounded to float32 as torchmetrics does
-    "ROUGE-L F-measure of each candidate, the best over its references. Eq. S1."
+    "ROUGE-L F-measure of each candidate, the best over its references. Eq. E1."
     from torchmetrics.text.rouge import ROUGEScore
     scorer = ROUGEScore(rouge_keys='rougeL', accumulate='best')
     scorer.update(list(candidates), [list(r) for r in references])
@@ -84,7 +84,7 @@ def bertscore(candidates:list, # (n,) texts
               device=None, # of torch; None: a GPU if there is one
               batch_size=64, # texts in one pass
     )->np.ndarray: # (n,) F, at most 1; 0 for an empty text
-    "BERTScore F of each candidate, the best over its references, without idf and rescaling. Eq. S2."
+    "BERTScore F of each candidate, the best over its references, without idf and rescaling. Eq. E2."
     import torch; from bert_score.utils import bert_cos_score_idf
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     net, tokenizer = _load_encoder(*find_encoder(model, layers)[:2], device)
@@ -99,19 +99,19 @@ def bertscore(candidates:list, # (n,) texts
 
 # %% ../nbs/11_metrics.ipynb #e2beeffd
 def distinct_1(text:str)->float: # 0..1
-    "Share of different words among the words of a text; 0 for an empty one. Eq. S3."
+    "Share of different words among the words of a text; 0 for an empty one. Eq. E3."
     words = text.split()
     return len(set(words)) / len(words) if words else 0.
 
 def div_4(candidates:list, # texts for one source
     )->float: # 0..1
-    "Share of different 4-grams among the 4-grams of all candidates together; 0 if there are none. Eq. S3."
+    "Share of different 4-grams among the 4-grams of all candidates together; 0 if there are none. Eq. E3."
     grams = [g for w in map(str.split, candidates) for g in zip(w, w[1:], w[2:], w[3:])]
     return len(set(grams)) / len(grams) if grams else 0.
 
 # %% ../nbs/11_metrics.ipynb #a191cc7c
 def _operations(source, references, candidate):
-    "For n = 1..4 the n-gram counts of source and candidate, times the number of references, and of all references. Eq. S4."
+    "For n = 1..4 the n-gram counts of source and candidate, times the number of references, and of all references. Eq. E4."
     def counts(text, times=1):
         words = text.split()
         out = [Counter(zip(*(words[i:] for i in range(n)))) for n in range(1, 5)]
@@ -126,7 +126,7 @@ def _f1(p, r): return 2*p*r/(p+r) if p+r else 0.
 
 # %% ../nbs/11_metrics.ipynb #af3665e6
 def sari(source:str, references:list, candidate:str)->float: # 0..100
-    "SARI of one sentence as Hugging Face's evaluate defines it, on words split at blanks. Eq. S5."
+    "SARI of one sentence as Hugging Face's evaluate defines it, on words split at blanks. Eq. E5."
     total = 0.
     for s, c, r in _operations(source, references, candidate):
         keep, drop, add, wanted = s & c, s - c, set(c) - set(s), set(r) - set(s)
@@ -137,7 +137,7 @@ def sari(source:str, references:list, candidate:str)->float: # 0..100
     return 100 * total / 12
 
 def sari_corpus(sources:list, references:list, candidates:list)->float: # 0..100
-    "SARI of a whole set as EASSE defines it, on words split at blanks. Eq. S6."
+    "SARI of a whole set as EASSE defines it, on words split at blanks. Eq. E6."
     sums = np.zeros((4, 3, 3))                                # n, operation, (right, done, wanted)
     for row in zip(sources, references, candidates):
         for n, (s, c, r) in enumerate(_operations(*row)):
@@ -209,7 +209,7 @@ def evaluate(sources:list, # (n,) texts
              bertscore_model='auto', bertscore_layers=None, # see `find_encoder`; model None leaves BERTScore out
              device=None, batch_size=64, # of BERTScore
     )->dict: # bleu rouge_l bertscore dist_1 self_bleu div_4 (0-1) length (words) sacrebleu sari sari_corpus (0-100), the same with _single, n, n_empty, signatures
-    "Every score of generated texts. Several candidates: MBR picks the scored one, `*_single` scores the first. An empty text scores 0. Eq. M2, S1-S6."
+    "Every score of generated texts. Several candidates: MBR picks the scored one, `*_single` scores the first. An empty text scores 0. Eq. M2, E1-E6."
     sources, references, candidates = _check_texts(sources, references, candidates)
     encoder = bertscore_model and find_encoder(bertscore_model, bertscore_layers)
     matrices = [bleu_matrix(c) for c in candidates]
