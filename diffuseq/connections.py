@@ -96,7 +96,7 @@ def iter_nar_joint(
     first, # p(w_1 | w^x), (S, V**n)
     kernels, # K-1 tables p(w_{k+1} | w_k, w^x), (S, V**n, V**n); of independent tokens in Eq. 6, any in Eq. 20
 )->torch.Tensor: # p(w^y | w^x), (S, V**n)
-    "Draft after draft, each from the whole draft before it, all but the last summed out: Eq. 6 and 20."
+    "Draft after draft, each from the whole draft before it, all but the last summed out: Eq. 6, 20."
     draft = first
     for kernel in kernels: draft = torch.einsum('sa,sab->sb', draft, kernel)
     return draft

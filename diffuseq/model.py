@@ -431,7 +431,7 @@ def _bound_chain(self:DiffuSeq, sources, targets):
 def bound(self:DiffuSeq, sources, targets, # lists of strings
           samples:int=None, # strata of the sum over steps; None: every term
           draws:int=2, seed:int=0)->dict: # float64 tensors (B,): L_T, L_t, L_0, L_round, total, total_se in nats, bits_per_token, bits_per_character; L_at_t and t
-    "Upper bound of -log p(w^y | w^x), term by term (Eq. 1 = 15); pairs longer than the window are cut. Raises ValueError for absorb_law 'coin', whose states are not Gaussian."
+    "Upper bound of -log p(w^y | w^x), term by term (Eq. 1, 15); pairs longer than the window are cut. Raises ValueError for absorb_law 'coin', whose states are not Gaussian."
     if self.config.absorb_law == 'coin': raise ValueError("bound: with absorb_law 'coin' the noised states are not Gaussian, and the bound of 05_objective does not hold")
     was = self.training; self.eval()
     with torch.no_grad(): ids, emb, target, denoise, read, grid = self._bound_chain(sources, targets)
