@@ -19,7 +19,7 @@ class Config:
     recipe:str='fast' # the method: a key of RECIPES
     profile:str='cpu' # the size: a key of PROFILES
     seed:int=0 # of weights, batches and noise
-    # text: 00_data
+    # text: 00_text
     tokenizer:str='bpe' # 'bpe' or 'wordpiece': trained on the task; anything else is a path or a hub id
     vocab_size:int=4000 # V, of a tokenizer that is trained here
     layout:str='split' # 'split': x and y padded apart, to the batch's longest; 'fixed': the authors' one window, padding inside the target
