@@ -228,14 +228,17 @@ def _copy(self:Denoiser, h, src, start=0):
 def probs(self:Denoiser, h, # target states, (B, n, width)
           src:Source,
           start:int=0, # number of the first of these positions
-         )->torch.Tensor: # (B, n, V)
-    "p(w) of every word at every target position (N5)."
-    p = self.logits(h)
+          mask=None, # only these positions, bool (B, n)
+         )->torch.Tensor: # (B, n, V), or (K, V) for the K positions of `mask` in reading order
+    "p(w) of every word at target positions (N5)."
+    b, i = (torch.ones_like(h[...,0], dtype=torch.bool) if mask is None else mask).nonzero(as_tuple=True)
+    p = self.logits(h[b,i])
     p = p.softmax(-1) if p.dtype == torch.float64 else p.float().softmax(-1)
-    if not self.config.copy_head: return p
-    a, gate = self._copy(h, src, start)
-    g = gate.sigmoid()[...,None].to(p)
-    return (p*(1 - g)).scatter_add(2, src.ids[:,None].expand(-1, p.shape[1], -1), a.to(p)*g)
+    if self.config.copy_head:
+        a, gate = self._copy(h, src, start)
+        g = gate[b,i].sigmoid()[:,None].to(p)
+        p = (p*(1 - g)).scatter_add_(1, src.ids[b], a[b,i].to(p)*g)
+    return p if mask is not None else p.view(*h.shape[:2], -1)
 
 # %% ../nbs/04_denoiser.ipynb #d1480e60
 @patch

@@ -185,11 +185,11 @@ def _at_end(self:DiffuSeq, z, t):
     return z if self.absorb is None or self.config.absorb_law == 'coin' else torch.where(t[...,None] == self.config.T, self.absorb.to(z), z)
 
 @patch
-def _guess(self:DiffuSeq, z, t, src, pad, previous):
-    "Fast network: word probabilities and expected embedding at target positions, from states that are already scaled."
+def _guess(self:DiffuSeq, z, t, src, pad, previous, mask=None):
+    "Fast network: word probabilities and expected embedding at target positions (those of `mask`, in reading order), from states that are already scaled."
     if self.config.self_cond and previous is None: previous = torch.zeros_like(z)
     h, _ = self.net.target(z, t, src, pad, self_cond=previous if self.config.self_cond else None)
-    p = self.net.probs(h, src)
+    p = self.net.probs(h, src, mask=mask)
     return p, (p.to(z.dtype) @ self.net.table())
 
 @patch
@@ -343,14 +343,14 @@ def _lengths(self:DiffuSeq, src, keys, seed, temperature):
 
 @patch
 def _predictor(self:DiffuSeq, src, valid):
-    "(ids, hidden) -> word probabilities: hidden words at T, the others clean; remembers its last guess."
+    "(ids, hidden) -> word probabilities at the hidden places: hidden words at T, the others clean; remembers its last guess."
     memory, banned = {}, self._never_written()
     def predict(ids, hidden):
         t = hidden.long()*self.config.T
         emb = self.net.table()[ids]
-        p, guess = self._guess(self._states(emb, t, torch.zeros_like(emb), torch.zeros(t.shape, device=t.device)), t, src, ~valid, memory.get('last'))
-        memory['last'] = guess*hidden[...,None]
-        return p.index_fill(-1, banned, 0.)
+        p, guess = self._guess(self._states(emb, t, torch.zeros_like(emb), torch.zeros(t.shape, device=t.device)), t, src, ~valid, memory.get('last'), mask=hidden)
+        memory['last'] = torch.zeros_like(emb).masked_scatter(hidden[...,None], guess)
+        return p.index_fill_(-1, banned, 0.)
     return predict
 
 # %% ../nbs/12_model.ipynb #c43f82c2

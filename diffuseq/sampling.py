@@ -136,10 +136,10 @@ class RowNoise:
 
 # %% ../nbs/09_sampling.ipynb #3a48380e
 def choose_words(
-    p, # probabilities, (B, n, V)
+    p, # probabilities, (..., V)
     tau:float=0., # temperature; 0: the most probable
-    u=None, # uniform in [0, 1), (B, n); needed if tau > 0
-)->torch.Tensor: # words, (B, n)
+    u=None, # uniform in [0, 1), (...); needed if tau > 0
+)->torch.Tensor: # words, (...)
     "A word for every position, from p^(1/tau) normalised."
     if tau <= 0: return p.argmax(-1)
     cdf = (p.log()/tau).softmax(-1).double().cumsum(-1)
@@ -156,7 +156,7 @@ def surest(
 
 # %% ../nbs/09_sampling.ipynb #f99e146e
 def fill_in(
-    predict, # (ids (B, n), hidden (B, n) bool) -> probabilities (B, n, V)
+    predict, # (ids (B, n), hidden (B, n) bool) -> probabilities at the K hidden positions, in reading order, (K, V)
     valid, # True on the target's positions, bool (B, n)
     order:str='surest', # 'surest' or 'left'
     steps:int=20, # of 'surest': denoiser calls at most
@@ -170,10 +170,10 @@ def fill_in(
     K = n if order == 'left' else min(steps, n)
     for k in range(1, K + 1):
         tau = temperature if order == 'left' else temperature*(1 - (k - 1)/K)
-        p = predict(ids, hidden)
-        w = choose_words(p, tau, uniform(n) if tau > 0 else None)
-        done = (length*k + K - 1)//K
-        take = hidden & (torch.arange(n, device=valid.device) == k - 1) if order == 'left' else surest(p.amax(-1), hidden, done - (valid & ~hidden).sum(1))
+        p, done = predict(ids, hidden), (length*k + K - 1)//K
+        w = ids.masked_scatter(hidden, choose_words(p, tau, uniform(n)[hidden] if tau > 0 else None))
+        score = p.new_zeros(B, n).masked_scatter(hidden, p.amax(-1))
+        take = hidden & (torch.arange(n, device=valid.device) == k - 1) if order == 'left' else surest(score, hidden, done - (valid & ~hidden).sum(1))
         ids, hidden = torch.where(take, w, ids), hidden & ~take
         if callback: callback(ids, hidden, w)
     return ids
