@@ -1,14 +1,15 @@
 """Our functions against the authors' released code, by the numbers in nbs/fixtures/official (each file's JSON says how it was made).
 
 Every row measures max|ours - theirs| / max(1, max|theirs|) and has a tolerance. `parity_table()` runs them all and returns the deviations; the test run prints it at its end."""
-import functools, json, tempfile
+import functools, json, os, pickle, tempfile
 from pathlib import Path
+from unittest.mock import patch
 import datasets, pytest, tokenizers, torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from diffuseq.config import make_config
 from diffuseq.data import read_jsonl
-from diffuseq.text import collate, encode_pairs, load_tokenizer
+from diffuseq.text import collate, decode, encode_pairs, load_tokenizer
 from diffuseq.schedule import make_alpha_bar, betas
 from diffuseq.forward import level, q_z0, q_sample
 from diffuseq.posterior import posterior_coefs, posterior_mean
@@ -209,7 +210,8 @@ def _():
         for i, theirs in enumerate(note('metrics')[kind]['single']): yield official_length([c[0] for c in scored(kind, (i,))[0][2]]), theirs['length']
 
 @row('evaluation: BERTScore with the small encoder', 1e-6)
-def _(): yield from evaluation_rows(('bertscore',), 'all-MiniLM-L6-v2', ('raw',))
+def _(): # its network is float32: nothing differs on the machine that made the file, and another may add in another order
+    yield from evaluation_rows(('bertscore',), 'all-MiniLM-L6-v2', ('raw',))
 
 # training
 
@@ -370,6 +372,54 @@ def _():
             assert list(ours) == list(theirs) and (Path(back)/'training_args.json').read_text() == json.dumps(note(name)['training_args'], indent=2)
             for k in theirs: yield ours[k], theirs[k]
 
+# the recipe as a whole: only the random numbers are given, everything else is what `fit` and `generate` do
+
+class Fixed:
+    "A step sampler, or the noise of a generation, that gives what it was given."
+    def __init__(self, *values): self.values = iter(values)
+    def sample(self, n, generator): return next(self.values)
+    def normal(self, z, bound=0.): return next(self.values).to(z)
+
+def whole_loss(model, d):
+    "The recipe's loss of a batch with its gradients; nothing but t, its weights, and the random numbers are put in its hands."
+    model.training, model.steps = True, Fixed((d['t_index'] + 1, d['weights'])) # the network itself stays in eval mode: no dropout
+    with patch('torch.randn', side_effect=[d['noise_0'], d['noise_t']]), patch('torch.rand', return_value=d.get('uniform')):
+        out = model(dict(ids=d['ids'], target=d['mask'] == 1, pad=torch.zeros_like(d['mask'], dtype=torch.bool)), torch.Generator())
+    out['loss'].backward()
+    return out
+
+@row('recipe official as a whole: losses and gradients of a batch', f32)
+def _():
+    d = fixture('loss_T2000')
+    with tempfile.TemporaryDirectory() as folder: m = official('checkpoint_main', folder)
+    out = whole_loss(m, d)
+    yield out['losses'], d['f32.loss']
+    yield out['loss'].detach()[None], d['f32.weighted_mean']
+    for k in d:
+        if k.startswith('f32.grad.'): yield dict(m.net.named_parameters())[k.removeprefix('f32.grad.')].grad, d[k]
+
+@row('recipe official as a whole, with the switches of v2: losses and gradients', f32)
+def _():
+    d = fixture('v2_loss')
+    with tempfile.TemporaryDirectory() as folder: m = official('checkpoint_v2', folder)
+    out = whole_loss(m, d)
+    yield out['losses'], d['f32.loss']
+    for ours, theirs in (('absorb', 'mean_embed'), ('word_embedding.weight',)*2): yield dict(m.net.named_parameters())[ours].grad, d['f32.grad.'+theirs]
+
+@row('recipe official as a whole: generation in 2000 steps, its last state', f32)
+def _():
+    c, d, words, last = fixture('chain'), fixture('chain_words'), [], []
+    with tempfile.TemporaryDirectory() as folder: m = official('checkpoint_main', folder)
+    rows = [dict(src_ids=ids[on == 0][:-1].tolist(), trg_ids=[]) for ids, on in zip(d['ids'], d['mask'])]
+    m.net.lm_head.register_forward_pre_hook(lambda _, z: last.append(z[0]))
+    with torch.no_grad(), patch('diffuseq.model.RowNoise', lambda *a: Fixed(c['start'], *(c['noise'][i % 50] for i in range(1999, 0, -1)))):
+        texts = m._generate_rows(rows, [(0, 0), (1, 0)], m.config, 0, lambda guess, target, now: words.append(guess))
+    yield last[0], d['final']
+    same = torch.stack(words) == d['words'] # at every step, every position
+    for i, example, place, _ in note('chain_words')['ties']: same[1999-i,example,place] = True # two embeddings as near as each other
+    yield same.sum(), same.numel()
+    assert texts == [decode(r[on == 1], m.tokenizer) for r, on in zip(d['read'], d['mask'])]
+
 # v2
 
 @in_both('v2: forward process, before and after absorbing by a coin', 'v2_loss')
@@ -447,6 +497,34 @@ def test_a_wrong_number_is_seen():
     d = fixture('step_T50'); good = d['f32.plain.sample']
     assert deviation([(good, good)]) == 0 and deviation([(good + 1e-4, good)]) > f32
     assert deviation([(good*float('nan'), good)]) == deviation([(good[:1], good)]) == float('inf')
+
+# files that are wrong: one sentence, nothing half loaded, nothing run
+
+class Program:
+    "An object whose pickle writes a file when it is opened."
+    def __init__(self, where): self.where = where
+    def __reduce__(self): return os.mkdir, (str(self.where),)
+
+def spoiled(how, folder):
+    "The message for a folder of theirs that was spoiled."
+    heads, file, args = 2, find_checkpoint(folder), folder/'training_args.json'
+    if how == 'truncated file': file.write_bytes(file.read_bytes()[:-5000])
+    if how == 'program in torch.save': torch.save(dict(a=torch.ones(1), b=Program(folder/'was-run')), file)
+    if how == 'program in a pickle': file.write_bytes(pickle.dumps(dict(a=Program(folder/'was-run'))))
+    if how == 'wrong heads': heads = 5
+    if how == 'wrong vocabulary': args.write_text(json.dumps(json.loads(args.read_text()) | dict(vocab_size=30522)))
+    if how == 'words of another model': words().save(str(folder/'tokenizer.json')); (folder/'tokenizer.json').write_text((folder/'tokenizer.json').read_text().replace('"##n":', '"##m": 50, "##n":'))
+    if how == 'missing JSON': args.unlink()
+    if how == 'damaged JSON': args.write_text('{"diffusion_steps": 20')
+    with pytest.raises((ValueError, FileNotFoundError)) as e: DiffuSeq.from_official(folder, num_heads=heads)
+    return str(e.value)
+
+@pytest.mark.parametrize('how, says', [('truncated file', 'cut short'), ('program in torch.save', 'not opened'), ('program in a pickle', 'not opened'), ('wrong heads', 'num_heads=5'),
+    ('wrong vocabulary', 'vocab_size is 30522 there and 50'), ('words of another model', 'a tokenizer of 51'), ('missing JSON', 'training_args.json: missing'), ('damaged JSON', 'damaged')])
+def test_wrong_file(how, says, tmp_path):
+    message = spoiled(how, laid_out('checkpoint_main', tmp_path))
+    assert says in message and str(tmp_path) in message, message
+    assert not (tmp_path/'was-run').exists()
 
 @pytest.fixture(scope='module', autouse=True)
 def print_table(request):
