@@ -406,15 +406,17 @@ def _():
     yield out['losses'], d['f32.loss']
     for ours, theirs in (('absorb', 'mean_embed'), ('word_embedding.weight',)*2): yield dict(m.net.named_parameters())[ours].grad, d['f32.grad.'+theirs]
 
-@row('recipe official as a whole: generation in 2000 steps, its last state', f32)
+@row('recipe official as a whole: generation in 2000 steps, states and every word', f32)
 def _():
-    c, d, words, last = fixture('chain'), fixture('chain_words'), [], []
+    c, d, words, last, states = fixture('chain'), fixture('chain_words'), [], [], []
+    def kept(*args, **more): states.append(replace_source(*args, **more)); return states[-1]
     with tempfile.TemporaryDirectory() as folder: m = official('checkpoint_main', folder)
     rows = [dict(src_ids=ids[on == 0][:-1].tolist(), trg_ids=[]) for ids, on in zip(d['ids'], d['mask'])]
     m.net.lm_head.register_forward_pre_hook(lambda _, z: last.append(z[0]))
-    with torch.no_grad(), patch('diffuseq.model.RowNoise', lambda *a: Fixed(c['start'], *(c['noise'][i % 50] for i in range(1999, 0, -1)))):
+    with torch.no_grad(), patch('diffuseq.model.replace_source', kept), patch('diffuseq.model.RowNoise', lambda *a: Fixed(c['start'], *(c['noise'][i % 50] for i in range(1999, 0, -1)))):
         texts = m._generate_rows(rows, [(0, 0), (1, 0)], m.config, 0, lambda guess, target, now: words.append(guess))
     yield last[0], d['final']
+    yield torch.stack([states[2000-i] for i in c['T2000.kept']]), c['T2000.rounded.after'] # states[0] is the start
     same = torch.stack(words) == d['words'] # at every step, every position
     for i, example, place, _ in note('chain_words')['ties']: same[1999-i,example,place] = True # two embeddings as near as each other
     yield same.sum(), same.numel()
