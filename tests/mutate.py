@@ -5,13 +5,13 @@
     python tests/mutate.py --again                   # those that were not caught, by the notebooks as they are now
 
 One JSON line a mutant goes to --out (runs/mutants.jsonl); what stands there is not run again. Verdicts: caught, survived, timeout."""
-import argparse, ast, difflib, hashlib, itertools, json, os, re, shutil, signal, subprocess, sys, tempfile, time
+import argparse, ast, hashlib, importlib, itertools, json, os, re, resource, shutil, signal, sys, tempfile, time, traceback
 from pathlib import Path
 import nbformat
 
-root, tools = Path(__file__).resolve().parents[1], Path(sys.executable).parent
+root = Path(__file__).resolve().parents[1]
 quiet = dict(OMP_NUM_THREADS='1', TQDM_DISABLE='1', HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false', MPLBACKEND='agg')
-limit = 120 # seconds for one mutant
+limit = 120 # seconds of computing for one check of one mutant
 
 CHOSEN = {
     'a sign': ('03_posterior', 'mean = U*z_t + E*z_0', 'mean = U*z_t - E*z_0'),
@@ -150,28 +150,56 @@ def copy_of(folder=root):
         if p.is_file() and not p.name.startswith('.'): shutil.copy(p, to)
     return to
 
-def run(command, cwd, seconds):
-    "Exit status and last words of a command; None if it took too long."
-    p = subprocess.Popen([sys.executable, *map(str, command)], cwd=cwd, env=os.environ | quiet | {'PYTHONPATH': str(cwd)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace', start_new_session=True)
-    try: out, _ = p.communicate(timeout=max(1, seconds))
-    except subprocess.TimeoutExpired:
-        os.killpg(p.pid, signal.SIGKILL); p.communicate()
-        return None, ''
-    return p.returncode, out
+def in_child(job, cwd, seconds):
+    "Run a function in a fork of this process, which has imported what is large: (its exit status, what it printed); None for one that took too long."
+    with tempfile.TemporaryFile('w+', errors='replace') as log:
+        pid = os.fork()
+        if not pid: be_child(job, cwd, seconds, log)
+        end = time.monotonic() + 6*seconds                                          # of a clock on the wall, where others compute, too
+        while not (ended := os.waitpid(pid, os.WNOHANG))[0] and time.monotonic() < end: time.sleep(0.02)
+        try: os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError: pass
+        if not ended[0]: os.waitpid(pid, 0)
+        log.seek(0)
+        return None if not ended[0] or os.WIFSIGNALED(ended[1]) else os.WEXITSTATUS(ended[1]), log.read()
 
-def notice(to, name, seconds=limit):
-    "The first check that fails in the copy: (verdict, which check, what it said)."
-    end = time.monotonic() + seconds
-    for check in [name, *LATER[name]]:
-        command = [tools/'nbdev_test', '--n_workers', '1', '--path', f'nbs/{check}.ipynb'] if isinstance(check, str) else ['-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider', *check]
-        status, out = run(command, to, end - time.monotonic())
-        if status is None: return 'timeout', str(check), ''
-        errors = re.findall(r'^(?:E  +)?(\w*(?:Error|Exception)\b.*)$', re.sub(r'\x1b\[[\d;]*m', '', out), re.M)
-        if status: return 'caught', str(check), (errors or out.strip().splitlines() or [''])[-1][:200]
-    return 'survived', '', ''
+def be_child(job, cwd, seconds, log):
+    "Import from the copy, print into `log`, end by force after `seconds` of computing."
+    code = 1
+    try:
+        os.setsid(); os.dup2(log.fileno(), 1); os.dup2(log.fileno(), 2); os.chdir(cwd)
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds + int(time.process_time()), -1))
+        sys.path[:] = [str(cwd), *(p for p in sys.path if Path(p or '.').resolve() not in (root, root/'tests'))]
+        os.environ['PYTHONPATH'] = str(cwd)
+        sys.stdout, sys.stderr = open(1, 'w', closefd=False), open(2, 'w', closefd=False)
+        code = job()
+    except BaseException: traceback.print_exc()
+    finally:
+        sys.stdout.flush(); sys.stderr.flush()
+        os._exit(int(code or 0))
 
-def attempt(to, name, cell_id, source):
-    "Make the change, export it, see who notices, and undo it."
+def test_notebook(to, name):
+    "As nbdev_test does: 0 if every cell that is not slow ran."
+    from nbdev.test import test_nb
+    return not test_nb(to/f'nbs/{name}.ipynb', skip_flags=['slow', 'gpu'])[0]
+
+def test_files(args):
+    import pytest
+    return pytest.main(['-q', '-x', '-p', 'no:cacheprovider', *args])
+
+def export(to, name):
+    from nbdev.export import nb_export
+    nb_export(to/f'nbs/{name}.ipynb', to/'diffuseq')
+
+def look(to, check, seconds=limit):
+    "What one check says: (exit status or None, its last words)."
+    status, out = in_child(lambda: test_notebook(to, check) if isinstance(check, str) else test_files(check), to, seconds)
+    words = [line for line in re.sub(r'\x1b\[[\d;]*m', '', out).splitlines() if line.strip()]
+    errors = [line for line in words if re.match(r'(E  +)?\w*(Error|Exception)\b', line)]
+    return status, (errors or words or [''])[-1][:200]
+
+def attempt(to, name, cell_id, source, sound):
+    "Make the change, export it, see who notices, and undo it: (verdict, which check, what it said). `sound` remembers which checks pass without any change."
     path = to/f'nbs/{name}.ipynb'
     before, nb = path.read_bytes(), nbformat.read(path, 4)
     module = next(re.search(r'^#\|\s*default_exp\s+(\S+)', c.source, re.M)[1] for c in nb.cells if 'default_exp' in c.source)
@@ -180,34 +208,48 @@ def attempt(to, name, cell_id, source):
     for c in nb.cells:
         if c.id == cell_id: c.source = source
     nbformat.write(nb, path)
+    verdict = 'survived', '', ''
     try:
-        status, out = run([tools/'nbdev_export', '--path', f'nbs/{name}.ipynb'], to, limit)
-        if status or generated.read_bytes() == exported: raise RuntimeError(f'{name}: the change was not exported\n{out}')
-        return notice(to, name)
+        status, out = in_child(lambda: export(to, name), to, limit)
+        if status != 0 or generated.read_bytes() == exported: raise RuntimeError(f'{name}: the change was not exported\n{out}')
+        for check in [name, *LATER[name]]:
+            status, said = look(to, check)
+            if status != 0: verdict = 'timeout' if status is None else 'caught', str(check), said
+            if status != 0: break
     finally: path.write_bytes(before); generated.write_bytes(exported)
+    if status != 0 and str(check) not in sound:
+        status, said = look(to, check, 3*limit)
+        if status != 0: raise RuntimeError(f'{check} fails without any mutation, so nothing can be learned from it: {said}')
+        sound.add(str(check))
+    return verdict
 
 def judge(to, todo, report):
-    "Run mutants (notebook, label, cell id, source); each notebook must first pass its checks unchanged. `report` gets a dict for each."
+    "Run mutants (notebook, label, cell id, source); `report` gets a dict for each."
     sound = set()
     for name, label, cell_id, source in todo:
-        if name not in sound:
-            verdict, check, said = notice(to, name, 3*limit)
-            if verdict != 'survived': raise RuntimeError(f'{name} fails without any mutation, so nothing can be learned: {check}: {said}')
-            sound.add(name)
         started = time.monotonic()
-        verdict, check, said = attempt(to, name, cell_id, source)
+        verdict, check, said = attempt(to, name, cell_id, source, sound)
         report(dict(mutant=label, verdict=verdict, check=check, said=said, seconds=round(time.monotonic() - started, 1), notebook=name, cell=cell_id, source=source))
+
+def warm():
+    "Import what notebooks and tests import, but nothing of the library, so that a fork need not."
+    os.environ.update(quiet)
+    for module in ('torch', 'transformers.models.bert.modeling_bert', 'datasets', 'accelerate', 'matplotlib.pyplot', 'seaborn', 'pandas', 'sympy', 'scipy.stats', 'nltk.translate.bleu_score', 'sacrebleu', 'rouge_score.rouge_scorer', 'fastcore.test', 'nbdev.test', 'nbdev.export', 'pytest', 'tokenizers', 'safetensors.torch', 'matplotlib_inline.backend_inline'):
+        try: importlib.import_module(module)
+        except ImportError: pass
+    import torch; torch.set_num_threads(1)
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--chosen', action='store_true'); parser.add_argument('--random', type=int, default=0); parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--chosen', nargs='*', metavar='MISTAKE', help='all of them if none is named'); parser.add_argument('--random', type=int, default=0); parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--again', action='store_true'); parser.add_argument('--out', type=Path, default=root/'runs/mutants.jsonl')
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in args.out.read_text('utf8').splitlines()] if args.out.is_file() else []
+    warm()
     to = copy_of()
     try:
-        todo = [(CHOSEN[label][0], *chosen(to, label)) for label in CHOSEN] if args.chosen else []
+        todo = [(CHOSEN[label][0], *chosen(to, label)) for label in args.chosen or CHOSEN] if args.chosen is not None else []
         todo += draw(to, args.random, args.seed)
         last = {d['mutant']: d for d in done}
         todo = [m for m in todo if m[1] not in last]
