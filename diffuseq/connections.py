@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['sequences', 'random_conditional', 'ar_factors', 'ar_joint', 'fully_nar_joint', 'token_conditionals', 'kl',
            'total_correlation', 'iter_nar_joint', 'blocks_as_iter_nar', 'diffusion_joint', 'random_chain',
-           'diffuseq_factors', 'diffuseq_joint', 'to_iter_nar', 'to_diffusion', 'exact_denoiser', 'order_log_prob']
+           'diffuseq_factors', 'diffuseq_joint', 'to_iter_nar', 'to_diffusion', 'exact_denoiser', 'order_log_prob',
+           'taught_log_prob', 'model_log_prob']
 
 # %% ../nbs/13_connections.ipynb #ad51764b
-import torch
+import math, torch
 from collections import namedtuple
 from torch.nn.functional import one_hot
 
@@ -224,3 +225,47 @@ def order_log_prob(
         total = total + log_p[:, b].sum(-1)
         hidden = hidden.index_fill(1, torch.tensor(b, device=ids.device), False)
     return total
+
+# %% ../nbs/13_connections.ipynb #dea44113
+from .sampling import fill_in
+
+def taught_log_prob(
+    predict, # (ids (B, n), hidden (B, n) bool) -> word probabilities at the K hidden places, in reading order, (K, V)
+    ids, # w^y, (B, n)
+    valid, # True on the places of each target, bool (B, n)
+    order='left', # 'left' or 'surest'
+    steps=20, # of 'surest': calls of the network
+)->torch.Tensor: # log p in nats, (B,) float64
+    "log of the probability that `fill_in`, drawing at temperature 1, writes `ids` (Eq. J9, without the length)."
+    total, now = torch.zeros(len(ids), dtype=torch.float64, device=ids.device), {}
+    def teach(settled, hidden):
+        p, w = predict(settled, hidden).double(), ids[hidden]
+        log_p = (p.gather(-1, w[:, None])[:, 0]/p.sum(-1)).log()
+        now.update(hidden=hidden, log_p=log_p.new_zeros(hidden.shape).masked_scatter(hidden, log_p))
+        return p.amax(-1, keepdim=True)*one_hot(w, p.shape[-1])
+    def note(settled, hidden, words): total.add_(now['log_p'].masked_fill(hidden | ~now['hidden'], 0.).sum(1))
+    fill_in(teach, valid, order, steps, callback=note)
+    return total
+
+# %% ../nbs/13_connections.ipynb #9be2b9b2
+def model_log_prob(
+    model, # a DiffuSeq of the `fast` recipe
+    sources, targets, # lists of strings
+    order='left', # 'left' or 'surest'
+    steps=20, # of 'surest'
+    batch_size=64, # pairs at once
+)->dict: # (B,) float64 each: log_prob and, of it, length, in nats; tokens, the end among them; bits_per_token
+    "Exact log p(w^y | w^x) of a trained network that settles its words in an order, the length included (Eq. J9)."
+    rows, out = model._encoded(sources, targets), []
+    for part in (rows[i:i+batch_size] for i in range(0, len(rows), batch_size)):
+        n = torch.tensor([len(r['trg_ids']) for r in part], device=model.device)
+        valid = torch.arange(int(n.max()), device=n.device) < n[:, None]
+        ids = torch.zeros(valid.shape, dtype=torch.long, device=n.device).masked_scatter(valid, n.new_tensor([i for r in part for i in r['trg_ids']]))
+        with torch.no_grad():
+            src = model._read_sources(part, [(i, 0) for i in range(len(part))])
+            length = model.net.length_logits(src).double().index_fill(1, n.new_tensor([0]), -torch.inf).log_softmax(-1)
+            words = taught_log_prob(model._predictor(src, valid), ids, valid, order, steps)
+        length = length.gather(1, n[:, None])[:, 0]
+        out.append(torch.stack([words + length, length, n.double()]))
+    log_prob, length, tokens = torch.cat(out, 1)
+    return dict(log_prob=log_prob, length=length, tokens=tokens, bits_per_token=-log_prob/tokens/math.log(2))
