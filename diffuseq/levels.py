@@ -23,7 +23,7 @@ def log_sigma_steps(
     config, # a Config: sigma_min, sigma_max, full_noise, noise_factor
     generator=None,
 )->torch.Tensor: # t in 1..T, (n,)
-    "Levels with log sigma uniform between two bounds, and a share at T (V2)."
+    "Levels with log sigma uniform between two bounds, and a share at T (V4)."
     lo, hi = math.log(config.sigma_min), math.log(config.sigma_max)
     u, full = stratified(n, generator), stratified(n, generator) < config.full_noise
     t = nearest_step((lo + u*(hi - lo)).exp(), alpha_bar, config.noise_factor)
@@ -60,7 +60,7 @@ def time_grid(
     alpha_bar, # (T+1,) float64
     config, # a Config
 )->list: # steps + 1 decreasing integers, the first T, the last 0
-    "Times that a generation visits: even in log sigma (V2) or, for other laws, in t. Raises ValueError if steps is not in 1..T."
+    "Times that a generation visits: even in log sigma (V4) or, for other laws, in t. Raises ValueError if steps is not in 1..T."
     T = len(alpha_bar) - 1
     if not 1 <= steps <= T: raise ValueError(f'steps={steps}: must lie in 1..T={T}')
     if config.level_law != 'log_sigma': return [round(T*(1 - k/steps)) for k in range(steps)] + [0]
