@@ -146,13 +146,17 @@ def choose_words(
     return torch.searchsorted(cdf, (u.double()*cdf[...,-1])[...,None], right=True)[...,0].clamp(max=p.shape[-1] - 1)
 
 def surest(
-    score, # (B, n)
+    score, # probabilities, (B, n)
     hidden, # bool (B, n)
     count, # how many to take from each row, (B,)
 )->torch.Tensor: # bool (B, n)
-    "The `count` hidden positions with the largest score."
-    rank = score.masked_fill(~hidden, -float('inf')).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-    return (rank < count[:,None]) & hidden
+    "The `count` hidden positions with the largest score, one by one; neighbours of those that were taken come last."
+    taken, rows = torch.zeros_like(hidden), torch.arange(len(hidden), device=hidden.device)
+    for k in range(int(count.max())):
+        beside = torch.nn.functional.pad(taken, (1, 1))
+        left = (score - 1.*(beside[:,2:] | beside[:,:-2])).masked_fill(taken | ~hidden, -2.)
+        taken[rows,left.argmax(-1)] |= k < count
+    return taken & hidden
 
 # %% ../nbs/09_sampling.ipynb #f99e146e
 def fill_in(
