@@ -21,7 +21,7 @@ def echo(tmp_path):
     def start(*argv, pause=0, **settings):
         script = tmp_path/f'echo{pause}.py'
         script.write_text(ECHO.format(pause=pause))
-        return subprocess.Popen([sys.executable, script, *map(str, argv)], cwd=tmp_path, stderr=subprocess.PIPE, **(dict(stdout=subprocess.PIPE) | settings))
+        return subprocess.Popen([sys.executable, script, *map(str, argv)], cwd=tmp_path, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **(dict(stdout=subprocess.PIPE) | settings)) # a job in the background inherits that interrupts are ignored
     return start
 
 def done(process, stdin=None):

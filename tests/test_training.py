@@ -60,7 +60,7 @@ def test_killed_at_random_moments(whole, tmp_path):
         p.join()
         if p.exitcode == 0: break
         assert p.exitcode == -signal.SIGKILL
-        if (tmp_path/'last').exists(): states.add(json.loads(training.read_tensors(tmp_path/'last'/'state.safetensors')[1]['numbers'])['update'])
+        if (tmp_path/'last'/'state.safetensors').exists(): states.add(json.loads(training.read_tensors(tmp_path/'last'/'state.safetensors')[1]['numbers'])['update'])
     assert p.exitcode == 0 and kills >= 2 and states - {N}   # killed more than once, and it did go on from the middle
     assert_same_run(folder, tmp_path)
 
