@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SPLITS', 'log', 'CARD', 'FORBIDDEN', 'SCHEMA', 'data_folder', 'task_names', 'load_card', 'check_pair', 'read_jsonl',
            'cache_folder', 'cached', 'write_pairs', 'open_pairs', 'packaged_report', 'pick_columns', 'load_pairs',
-           'normalize_text']
+           'spread', 'normalize_text']
 
 # %% ../nbs/00_data.ipynb #d1a30c06
-import datasets, hashlib, json, logging, os, re, shutil, tempfile, yaml, pyarrow as pa
+import datasets, hashlib, itertools, json, logging, os, re, shutil, tempfile, yaml, pyarrow as pa
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -216,3 +216,11 @@ def load_pairs(name_or_path:str, # a task, a folder with train.jsonl, valid.json
     if 'hub_id' in card: return _from_source(card, split)
     raise FileNotFoundError(f'{card["name"]}: no {split}.jsonl in {" or ".join(map(str, places))}. Put train.jsonl, valid.jsonl and test.jsonl there, one {{"src": "...", "trg": "..."}} a line, or give their folder as data_dir. '
                             f'Where to get them: {card.get("where", "not said on the card")}')
+
+# %% ../nbs/00_data.ipynb #4ca31443
+def spread(pairs, # of `load_pairs`
+           n:int, # how many
+          )->datasets.Dataset: # at most n pairs
+    "n pairs, evenly spaced over all of them; of a stream, whose end nobody knows, the first n."
+    if not isinstance(pairs, datasets.Dataset): return datasets.Dataset.from_list(list(itertools.islice(pairs, n)))
+    return pairs.select([i*len(pairs)//n for i in range(n)]) if len(pairs) > n else pairs
