@@ -150,7 +150,8 @@ class Denoiser(nn.Module):
     def table(self)->torch.Tensor: # W, (V, d)
         "The embedding table as it is used: rows of length sqrt(d). Without gradient it is kept until the weights change."
         W = self.word_embedding.weight
-        if not self.config.normalize_embeddings or torch.is_grad_enabled(): return normalize_rows(W) if self.config.normalize_embeddings else W
+        if not self.config.normalize_embeddings: return W
+        if torch.is_grad_enabled(): return normalize_rows(W)
         state = W.data_ptr(), W._version, W.dtype
         if self._kept[0] != state: self._kept = state, normalize_rows(W)
         return self._kept[1]

@@ -176,8 +176,8 @@ def fill_in(
         tau = temperature if order == 'left' else temperature*(1 - (k - 1)/K)
         p, done = predict(ids, hidden), (length*k + K - 1)//K
         w = ids.masked_scatter(hidden, choose_words(p, tau, uniform(n)[hidden] if tau > 0 else None))
-        score = p.new_zeros(B, n).masked_scatter(hidden, p.amax(-1))
-        take = hidden & (torch.arange(n, device=valid.device) == k - 1) if order == 'left' else surest(score, hidden, done - (valid & ~hidden).sum(1))
+        if order == 'left': take = hidden & (torch.arange(n, device=valid.device) == k - 1)
+        else: take = surest(p.new_zeros(B, n).masked_scatter(hidden, p.amax(-1)), hidden, done - (valid & ~hidden).sum(1))
         ids, hidden = torch.where(take, w, ids), hidden & ~take
         if callback: callback(ids, hidden, w)
     return ids
