@@ -260,7 +260,7 @@ def model_log_prob(
     for part in (rows[i:i+batch_size] for i in range(0, len(rows), batch_size)):
         n = torch.tensor([len(r['trg_ids']) for r in part], device=model.device)
         valid = torch.arange(int(n.max()), device=n.device) < n[:, None]
-        ids = torch.zeros(valid.shape, dtype=torch.long, device=n.device).masked_scatter(valid, n.new_tensor([i for r in part for i in r['trg_ids']]))
+        ids = torch.nn.utils.rnn.pad_sequence([n.new_tensor(r['trg_ids']) for r in part], batch_first=True)
         with torch.no_grad():
             src = model._read_sources(part, [(i, 0) for i in range(len(part))])
             length = model.net.length_logits(src).double().index_fill(1, n.new_tensor([0]), -torch.inf).log_softmax(-1)
