@@ -388,23 +388,21 @@ def whole_loss(model, d):
     out['loss'].backward()
     return out
 
-@row('recipe official as a whole: losses and gradients of a batch', f32)
-def _():
-    d = fixture('loss_T2000')
-    with tempfile.TemporaryDirectory() as folder: m = official('checkpoint_main', folder)
-    out = whole_loss(m, d)
+def whole_rows(checkpoint, kept):
+    "Losses, their weighted mean, and every gradient that was kept."
+    d = fixture(kept)
+    with tempfile.TemporaryDirectory() as folder: m = official(checkpoint, folder)
+    out, weights = whole_loss(m, d), dict(m.net.named_parameters())
     yield out['losses'], d['f32.loss']
     yield out['loss'].detach()[None], d['f32.weighted_mean']
     for k in d:
-        if k.startswith('f32.grad.'): yield dict(m.net.named_parameters())[k.removeprefix('f32.grad.')].grad, d[k]
+        if k.startswith('f32.grad.'): yield weights[k.removeprefix('f32.grad.').replace('mean_embed', 'absorb')].grad, d[k]
+
+@row('recipe official as a whole: losses and gradients of a batch', f32)
+def _(): yield from whole_rows('checkpoint_main', 'loss_T2000')
 
 @row('recipe official as a whole, with the switches of v2: losses and gradients', f32)
-def _():
-    d = fixture('v2_loss')
-    with tempfile.TemporaryDirectory() as folder: m = official('checkpoint_v2', folder)
-    out = whole_loss(m, d)
-    yield out['losses'], d['f32.loss']
-    for ours, theirs in (('absorb', 'mean_embed'), ('word_embedding.weight',)*2): yield dict(m.net.named_parameters())[ours].grad, d['f32.grad.'+theirs]
+def _(): yield from whole_rows('checkpoint_v2', 'v2_loss')
 
 @row('recipe official as a whole: generation in 2000 steps, states and every word', f32)
 def _():
