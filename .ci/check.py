@@ -7,10 +7,10 @@ root = Path(__file__).resolve().parents[1]
 quiet = dict(OMP_NUM_THREADS='1', TQDM_DISABLE='1', HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false', MPLBACKEND='agg')
 
 def pytest(*args):
-    "Run pytest, two files at a time; returns how many passed, failed and were skipped."
+    "Run pytest; returns how many passed, failed and were skipped."
     report = root/'.pytest_cache/report.xml'
     report.unlink(missing_ok=True)
-    code = subprocess.run([sys.executable, '-m', 'pytest', '-q', '--durations=5', '-n', '2', '--dist', 'loadfile', '--continue-on-collection-errors', f'--junitxml={report}', *args], cwd=root, env=os.environ | quiet).returncode
+    code = subprocess.run([sys.executable, '-m', 'pytest', '-q', '--durations=5', '--continue-on-collection-errors', f'--junitxml={report}', *args], cwd=root, env=os.environ | quiet).returncode
     if not report.is_file(): return 0, 1, 0
     suites = ElementTree.parse(report).getroot().iter('testsuite')
     total, bad, skipped = (sum(n) for n in zip(*[(int(s.get('tests')), int(s.get('failures')) + int(s.get('errors')), int(s.get('skipped'))) for s in suites]))
@@ -28,7 +28,7 @@ def main():
     started = time.monotonic()
     counts = []
     for title, check in [('Sources are current', lambda: pytest('tests/test_sources.py')), ('Notebooks', notebooks),
-                         ('Tests', lambda: pytest('tests', '--ignore=tests/test_sources.py'))]:
+                         ('Tests', lambda: pytest('tests', '--ignore=tests/test_sources.py', '-n', '2', '--dist', 'loadfile'))]:
         print(f'\n== {title}', flush=True)
         counts.append(check())
     passed, failed, skipped = map(sum, zip(*counts))

@@ -6,6 +6,9 @@ import ast, io, re, sys, tokenize
 from collections import defaultdict
 from pathlib import Path
 import nbformat
+sys.path.insert(0, str(Path(__file__).parent))
+import nbread
+from nbread import is_exported, python
 
 root = Path(__file__).resolve().parents[1]
 GROUPS = [(1, 15), (2,), (3,), (4, 18), (5, 19), (6,), (7, 21), (8, 24), (9, 23), (10,), (11,), (12,), (13,), (14,), (16,), (17,), (20,), (22,), (25,), (26,), ('C1',), ('C2',)]
@@ -22,9 +25,7 @@ def slug(title):
     "The anchor of a heading, as the site makes it: without its formulas."
     return re.sub(r'[^\w\-]', '', re.sub(r'\$[^$]*\$', '', title).lower().replace(' ', '-'))
 
-def python(source): return '\n'.join('' if line.startswith(('%', '!')) else line for line in source.splitlines())
 def comments(source): return '\n'.join(t.string for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT)
-def is_exported(source): return re.search(r'^#\|\s*exports?\s*$', source, re.M)
 
 def asserts(tree):
     "Whether code can fail by itself: `assert`, or a call of `test_close` and its like."
@@ -43,10 +44,14 @@ def definitions(tree):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield (f'{patched(node)}.' if patched(node) else '') + node.name, node
         if isinstance(node, ast.ClassDef): yield from ((f'{node.name}.{child.name}', child) for child in node.body if isinstance(child, ast.FunctionDef))
 
+def nothing():
+    "What is found where nothing is said: {'tags', 'names', 'checks': {number: [(place, heading) or name]}, 'uses', 'calls', 'stray'}."
+    return {k: defaultdict(list) for k in ('tags', 'names', 'checks', 'uses')} | dict(calls=defaultdict(set), stray=[])
+
 def read(folder=root/'nbs'):
-    "All that the notebooks say: {'tags', 'names', 'checks': {number: [(place, heading) or name]}, 'uses', 'calls', 'stray'}."
-    found = {k: defaultdict(list) for k in ('tags', 'names', 'checks', 'uses')} | dict(calls=defaultdict(set), stray=[])
-    for path in sorted(p for p in folder.rglob('*.ipynb') if not any(part.startswith(('.', '_')) for part in p.relative_to(folder).parts)):
+    "All that the notebooks say, as `nothing` lays it out."
+    found = nothing()
+    for path in nbread.paths(folder):
         place = str(path.relative_to(folder))
         for cell in nbformat.read(path, 4).cells:
             if cell.cell_type == 'markdown':

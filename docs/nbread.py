@@ -1,6 +1,14 @@
-"How the site and README.md see a notebook: without hidden cells and without the lines that speak to nbdev."
+"How the site, README.md and the checks see notebooks: which there are, what a cell exports, what is shown."
 import re
 import nbformat
+
+def paths(folder):
+    "The notebooks of a folder, in order, without those in hidden folders."
+    return sorted(p for p in folder.rglob('*.ipynb') if not any(part.startswith(('.', '_')) or part == 'runs' for part in p.relative_to(folder).parts))
+
+def is_exported(source): return re.search(r'^#\|\s*exports?\s*$', source, re.M)
+
+def python(source): return '\n'.join('' if line.startswith(('%', '!')) else line for line in source.splitlines())
 
 def read(text):
     "A notebook from its JSON text, minus `#| hide` cells and every `#|` line."

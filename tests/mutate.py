@@ -10,6 +10,8 @@ from pathlib import Path
 import nbformat
 
 root = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(root/'docs'))
+from nbread import is_exported
 quiet = dict(OMP_NUM_THREADS='1', TQDM_DISABLE='1', HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false', MPLBACKEND='agg')
 limit = 120 # seconds of computing for one check of one mutant
 
@@ -113,12 +115,10 @@ class Sites(ast.NodeVisitor):
         "A mask that says the opposite; `~` binds less than an index."
         if isinstance(node, ast.Name) and node.id in MASKS: self.change(self.at(node), self.at(node), '~')
 
-def is_exported(cell): return cell.cell_type == 'code' and re.search(r'^#\|\s*exports?\s*$', cell.source, re.M)
-
 def mutants(folder, name):
     "(label, cell id, new source) of every single change in the exported cells of a notebook."
     for cell in nbformat.read(folder/f'nbs/{name}.ipynb', 4).cells:
-        if not is_exported(cell): continue
+        if cell.cell_type != 'code' or not is_exported(cell.source): continue
         for start, end, new in Sites(cell.source).found:
             source = cell.source[:start] + new + cell.source[end:]
             line = cell.source.count('\n', 0, start)
@@ -130,7 +130,7 @@ def mutants(folder, name):
 def chosen(folder, label):
     "The same for a mistake of CHOSEN."
     name, was, now = CHOSEN[label]
-    cells = [c for c in nbformat.read(folder/f'nbs/{name}.ipynb', 4).cells if is_exported(c) and was in c.source]
+    cells = [c for c in nbformat.read(folder/f'nbs/{name}.ipynb', 4).cells if c.cell_type == 'code' and is_exported(c.source) and was in c.source]
     if len(cells) != 1 or cells[0].source.count(was) != 1: raise ValueError(f'{label}: {was!r} should stand in one exported cell of {name}.ipynb, once; bring CHOSEN up to date')
     return f'{label}: {was}  ->  {now}', cells[0].id, cells[0].source.replace(was, now)
 

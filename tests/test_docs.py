@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(root/'docs'))
+from nbread import paths
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
@@ -14,7 +16,7 @@ def site(tmp_path_factory):
     return to/'html'
 
 def test_every_notebook_has_a_page(site):
-    books = [p.relative_to(root/'nbs').with_suffix('.html') for p in (root/'nbs').rglob('*.ipynb') if not any(part.startswith(('.', '_')) for part in p.relative_to(root).parts)]
+    books = [p.relative_to(root/'nbs').with_suffix('.html') for p in paths(root/'nbs')]
     assert not [str(b) for b in books if not (site/b).is_file()]
 
 def test_nothing_is_fetched(site):

@@ -38,12 +38,12 @@ def test_a_hole_is_named(found, key, what):
     ('print(a)  # Eq. 5', set()), ('assert a  # as Eq. S2', set()), ('assert a, "Eq. 5"', set()), ('# plot only\nassert a  # Eq. 5', set()),
     ('#| export\ndef f(): "Eq. 5."; assert a  # Eq. 6', set())])
 def test_what_counts_as_a_check(source, counts):
-    out = {k: defaultdict(list) for k in ('names', 'checks', 'uses')} | dict(calls=defaultdict(set), stray=[])
+    out = equations.nothing()
     equations.read_code(source, '01_x.ipynb', 'Heading', out)
     assert set(out['checks']) == counts
 
 def test_use_is_found_through_calls_and_methods():
-    out = {k: defaultdict(list) for k in ('names', 'checks', 'uses')} | dict(calls=defaultdict(set), stray=[])
+    out = equations.nothing()
     for source in ('class A:\n    def one(self): return f()', '@patch\ndef two(self:A): return g()', 'def f(): "Eq. 5."', 'def g(): "Eq. 6, 7."', 'def h(): return f()'):
         equations.read_code('#| export\n' + source, '01_x.ipynb', 'Heading', out)
     assert {k: v for k, v in out['names'].items()} == {'5': ['f'], '6': ['g'], '7': ['g']}

@@ -1,17 +1,16 @@
 "Every notebook keeps the house rules that a machine can check."
-import ast, re
+import ast, re, sys
 from pathlib import Path
 import nbformat
 import pytest
 
 root = Path(__file__).resolve().parents[1]
-paths = sorted(p for p in (root/'nbs').rglob('*.ipynb') if not any(part.startswith(('.', '_')) or part == 'runs' for part in p.relative_to(root).parts))
-books = {str(p.relative_to(root/'nbs')): nbformat.read(p, 4) for p in paths}
+sys.path.insert(0, str(root/'docs'))
+from nbread import is_exported, paths, python
+books = {str(p.relative_to(root/'nbs')): nbformat.read(p, 4) for p in paths(root/'nbs')}
 every = pytest.mark.parametrize('name', books)
 
 def code_cells(nb): return [c.source for c in nb.cells if c.cell_type == 'code']
-def exported(source): return re.search(r'^#\|\s*exports?\s*$', source, re.M)
-def plain(source): return '\n'.join(line for line in source.splitlines() if not line.startswith(('%', '!')))
 
 @every
 def test_opens_with_a_title_and_what_it_is_about(name):
@@ -54,10 +53,10 @@ def test_display_maths_stands_on_its_own_lines(name):
 def definitions(cells):
     "(cell number, name, whether it is a method that was patched on, its source) of every public function and class that is exported."
     for i, source in enumerate(cells):
-        if not exported(source): continue
-        for node in ast.parse(plain(source)).body:
+        if not is_exported(source): continue
+        for node in ast.parse(python(source)).body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_'):
-                yield i, node.name, any('patch' in ast.unparse(d) for d in node.decorator_list), ast.get_source_segment(plain(source), node)
+                yield i, node.name, any('patch' in ast.unparse(d) for d in node.decorator_list), ast.get_source_segment(python(source), node)
 
 @every
 def test_what_is_exported_is_used(name):
@@ -65,18 +64,18 @@ def test_what_is_exported_is_used(name):
     cells = code_cells(books[name])
     for i, public, patched, own in definitions(cells):
         pattern = re.compile(rf'\.{public}\b' if patched else rf'\b{public}\b')
-        elsewhere = '\n'.join([*cells[i + 1:], *filter(exported, cells[:i]), plain(cells[i]).replace(own, '')])
+        elsewhere = '\n'.join([*cells[i + 1:], *filter(is_exported, cells[:i]), python(cells[i]).replace(own, '')])
         assert public == 'forward' or pattern.search(elsewhere), f'{public} is exported and never used'
 
 @pytest.mark.parametrize('name', [n for n in books if n.startswith('experiments/')])
 def test_experiments_have_parameters(name):
     tagged = [c for c in books[name].cells if 'parameters' in c.metadata.get('tags', [])]
-    assert len(tagged) == 1 and not any(exported(s) for s in code_cells(books[name]))
+    assert len(tagged) == 1 and not any(is_exported(s) for s in code_cells(books[name]))
 
 @every
 def test_what_is_exported_has_a_place(name):
     cells = code_cells(books[name])
-    assert any('#| default_exp' in s for s in cells) == any(exported(s) for s in cells)
+    assert any('#| default_exp' in s for s in cells) == any(is_exported(s) for s in cells)
 
 def test_reading_order_has_no_arrow_back():
     "A notebook imports only modules whose notebooks come before it."
@@ -85,7 +84,7 @@ def test_reading_order_has_no_arrow_back():
     number = lambda name: int(re.match(r'\d+', Path(name).name)[0]) if re.match(r'\d+', Path(name).name) else 99
     for module, name in home.items():
         for source in code_cells(books[name]):
-            if not exported(source): continue
+            if not is_exported(source): continue
             for used in re.findall(r'^(?:from diffuseq\.(\w+(?:\.\w+)?) import|import diffuseq\.(\w+(?:\.\w+)?))', source, re.M):
                 used = ''.join(used)
                 assert number(home[used]) <= number(name), f'{name} imports {used}, which {home[used]} explains later'
