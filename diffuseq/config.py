@@ -37,11 +37,11 @@ class Config:
     absorb_rate:float=0.0 # gamma of 'coin': the chance at full noise (diffuseq-v2: 0.5)
     absorb_shift:bool=True # the mean of a step back leans towards m, as its derivation says (diffuseq-v2: False)
     absorb_penalty:float=0.0 # weight of the length of m in the loss (diffuseq-v2: 0.01)
-    levels:str='token' # 'one': every target token has the same t (the paper); 'token': each its own
+    levels:str='blocks' # 'one': every target token has the same t (the paper); 'token': some t, the others 0; 'blocks': blocks after one another, each with its t, and the earlier ones join the source
     level_law:str='log_sigma' # how t is drawn: 'uniform', 'loss_aware' (Eq. 3, 06_importance), 'log_sigma'
     sigma_min:float=0.7 # of 'log_sigma': the least noise-to-signal ratio that is drawn
     sigma_max:float=12.0 # of 'log_sigma': the largest
-    full_noise:float=0.5 # of 'log_sigma': share of draws at t = T
+    full_noise:float=0.75 # of 'log_sigma': share of draws at t = T
     # network: 04_denoiser
     trunk:str='modern' # 'modern' or 'bert'
     d_embed:int=128 # d, width of an embedding
@@ -53,7 +53,7 @@ class Config:
     positions:int=0 # of trunk 'bert': rows of the position table; 0: 512, or the window if that is more
     dropout:float=0.0 # in the trunk
     normalize_embeddings:bool=True # rows of the table have length sqrt(d)
-    self_cond:bool=True # the last prediction of z_0 is an input
+    self_cond:bool=False # the last prediction of z_0 is an input
     copy_head:bool=True # p(w) mixes the vocabulary with the source's own words
     length_head:bool=True # predicts the target's length from the source
     length_weight:float=0.1 # of the length loss
@@ -97,7 +97,7 @@ class Config:
     def __post_init__(self): check_config(self)
 
 # %% ../nbs/00_config.ipynb #2d6061cb
-CHOICES = dict(layout=('split','fixed'), schedule=('sqrt','linear','cosine'), levels=('one','token'), level_law=('uniform','loss_aware','log_sigma'),
+CHOICES = dict(layout=('split','fixed'), schedule=('sqrt','linear','cosine'), levels=('one','token','blocks'), level_law=('uniform','loss_aware','log_sigma'),
     trunk=('modern','bert'), loss=('cross_entropy','mse'), loss_on=('target','all'), optimizer=('muon','adamw'),
     lr_decay=('constant','inverse_sqrt','linear'), precision=('auto','fp32','bf16'), absorb_law=('end','coin'), sampler=('ddpm','ddim','dpmpp','renoise','repredict'), order=('together','surest','left'),
     variance=('posterior','large'), readout=('nearest','logits'))
@@ -127,29 +127,30 @@ def check_config(c):
         (0 < c.positions < c.window and c.layout == 'fixed', 'positions is smaller than window: at least as many'),
         (c.layout == 'fixed' and c.trunk == 'modern', "layout 'fixed' has its source and target at other places in each row: use trunk 'bert', or layout 'split'"),
         (c.trunk == 'bert' and (c.copy_head or c.length_head), "copy_head and length_head read source states that never see the target; trunk 'bert' has none: switch both off"),
+        (c.levels == 'blocks' and (c.trunk, c.loss) != ('modern', 'cross_entropy'), "levels 'blocks' reads the target in two streams: trunk 'modern' and loss 'cross_entropy', or levels 'one'"),
         (c.loss == 'mse' and c.copy_head, "copy_head needs a loss on words: loss 'cross_entropy', or copy_head False"),
         (c.loss == 'cross_entropy' and c.loss_on == 'all', "loss_on 'all' speaks of the 'mse' loss only"),
         (c.layout == 'split' and not c.length_head and c.recipe != 'twin', "layout 'split' has no padding to generate, so the length must be predicted: length_head True, or layout 'fixed'"),
-        (c.levels == 'one' and c.order != 'together', f"order {c.order!r} needs a level for each token: levels 'token', or order 'together'"),
+        (c.levels == 'one' and c.order != 'together', f"order {c.order!r} needs a level for each token: levels 'blocks', or order 'together'"),
         (c.recipe == 'twin' and (c.trunk, c.loss, c.order) != ('modern', 'cross_entropy', 'left'), "the twin writes words from the left: trunk 'modern', loss 'cross_entropy', order 'left'"),
         (c.recipe == 'twin' and (c.absorbing or c.self_cond or c.length_head), 'the twin knows no noise and finds its own end: absorbing, self_cond and length_head False'),
         (c.beam > 1 and c.recipe != 'twin', "beam search needs the recipe 'twin': beam 1"),
         (c.beam > 1 and c.temperature > 0, 'beam search draws nothing: beam 1, or temperature 0'),
-        (c.level_law == 'loss_aware' and c.levels == 'token', "level_law 'loss_aware' keeps a history of losses by one common t: levels 'one'"),
+        (c.level_law == 'loss_aware' and c.levels != 'one', "level_law 'loss_aware' keeps a history of losses by one common t: levels 'one'"),
         (c.lr_decay == 'linear' and not c.lr_updates, "lr_decay 'linear' must know where it ends: set lr_updates")]
     for broken, why in rules:
         if broken: raise ValueError(f'config: {why}')
 
 # %% ../nbs/00_config.ipynb #a7fcb750
 _paper = dict(tokenizer='bert-base-uncased', layout='fixed', noise_factor=1.0, embedding_noise=True, absorbing=False, levels='one', level_law='loss_aware',
-    trunk='bert', width=768, n_layers=12, n_heads=12, dropout=0.1, normalize_embeddings=False, self_cond=False, copy_head=False, length_head=False,
+    trunk='bert', width=768, n_layers=12, n_heads=12, dropout=0.1, normalize_embeddings=False, copy_head=False, length_head=False,
     loss='mse', optimizer='adamw', lr=1e-4, lr_decay='linear', lr_updates=50_000, warmup=0, weight_decay=0.0, clip=0.0, ema=0.9999, ema_warmup=False,
     sampler='ddpm', order='together', steps=2000)
 RECIPES = dict(
     fast = {},
     paper = _paper,
     official = _paper | dict(loss_on='all', source_noise=True, variance='large', readout='logits'),
-    twin = dict(absorbing=False, length_head=False, self_cond=False, order='left'))
+    twin = dict(absorbing=False, length_head=False, order='left'))
 
 # %% ../nbs/00_config.ipynb #71036d9b
 _small_bert = dict(tokenizer='bpe', batch_size=64)

@@ -230,7 +230,7 @@ def order_log_prob(
 from .sampling import fill_in
 
 def taught_log_prob(
-    predict, # (ids (B, n), hidden (B, n) bool) -> word probabilities at the K hidden places, in reading order, (K, V)
+    predict, # (ids (B, n), hidden (B, n) bool, asked (B, n) bool) -> word probabilities at the K asked places, in reading order, (K, V)
     ids, # w^y, (B, n)
     valid, # True on the places of each target, bool (B, n)
     order='left', # 'left' or 'surest'
@@ -238,10 +238,10 @@ def taught_log_prob(
 )->torch.Tensor: # log p in nats, (B,) float64
     "log of the probability that `fill_in`, drawing at temperature 1, writes `ids` (Eq. J9, without the length)."
     total, now = torch.zeros(len(ids), dtype=torch.float64, device=ids.device), {}
-    def teach(settled, hidden):
-        p, w = predict(settled, hidden).double(), ids[hidden]
+    def teach(settled, hidden, asked):
+        p, w = predict(settled, hidden, asked).double(), ids[asked]
         log_p = (p.gather(-1, w[:, None])[:, 0]/p.sum(-1)).log()
-        now.update(hidden=hidden, log_p=log_p.new_zeros(hidden.shape).masked_scatter(hidden, log_p))
+        now.update(hidden=hidden, log_p=log_p.new_zeros(hidden.shape).masked_scatter(asked, log_p))
         return p.amax(-1, keepdim=True)*one_hot(w, p.shape[-1])
     def note(settled, hidden, words): total.add_(now['log_p'].masked_fill(hidden | ~now['hidden'], 0.).sum(1))
     fill_in(teach, valid, order, steps, callback=note)

@@ -70,13 +70,12 @@ def logits(self:BertDenoiser, z)->torch.Tensor: # (..., V)
 
 # %% ../nbs/04_denoiser.ipynb #f3111d4c
 def rotary_table(
-    n:int, # positions
+    place, # positions i, (..., n)
     h:int, # width of a head, even
     base:float=100., # the slowest clock needs about 2 pi base positions for a turn
-    start:int=0, # number of the first position
-)->tuple: # cos, sin: (n, h) each
+)->tuple: # cos, sin: (..., n, h) each
     "Angles of the rotations R_i of (N3)."
-    angle = torch.arange(start, start+n)[:,None]*base**(-torch.arange(0, h, 2)/h)
+    angle = place[...,None]*base**(-torch.arange(0, h, 2, device=place.device)/h)
     return torch.cat([angle.cos()]*2, -1), torch.cat([angle.sin()]*2, -1)
 
 def rotate(
@@ -101,7 +100,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.out.weight); nn.init.zeros_(self.down.weight)
 
     def forward(self, x, # stream, (B, n, width)
-                cos, sin, # of rotary_table, (n, h)
+                cos, sin, # of rotary_table, (n, h) or (B, 1, n, h)
                 bias, # added to the scores: 0 or very negative, broadcastable to (B, 1, n, keys)
                 past=None, # keys and values to look at besides one's own, (B, heads, p, h) each
                )->tuple: # the stream; own keys and values
@@ -144,7 +143,7 @@ class Denoiser(nn.Module):
             self.copy_query, self.copy_key, self.copy_gate = nn.Linear(w, d, bias=False), nn.Linear(w, d, bias=False), nn.Linear(w, 1)
             self.copy_drift = nn.Parameter(torch.tensor(0.3))
             nn.init.zeros_(self.copy_gate.weight); nn.init.constant_(self.copy_gate.bias, -1.)
-        if config.length_head: self.length = nn.Linear(w + d, config.max_target + 1)
+        if config.length_head: self.length, self.remaining = nn.Linear(w + d, config.max_target + 1), nn.Linear(d, w, bias=False); nn.init.zeros_(self.remaining.weight)
         self._kept = None, None
 
     def table(self)->torch.Tensor: # W, (V, d)
@@ -164,9 +163,9 @@ def padding_bias(
     return torch.zeros(pad.shape, device=pad.device).masked_fill(pad, -1e4)[:,None,None]
 
 @patch
-def _rotary(self:Denoiser, n, like, start=0):
-    "Rotations for n positions from `start`, on the device and in the precision of `like`."
-    return (a.to(like) for a in rotary_table(n, self.config.width//self.config.n_heads, start=start))
+def _rotary(self:Denoiser, place, like):
+    "Rotations for positions (n,) or (B, n), in the precision of `like`."
+    return (a.to(like) if place.dim() == 1 else a.to(like)[:,None] for a in rotary_table(place, self.config.width//self.config.n_heads))
 
 @patch
 def source(self:Denoiser, ids, # w^x, (B, m)
@@ -175,19 +174,20 @@ def source(self:Denoiser, ids, # w^x, (B, m)
           )->Source:
     "Read the source, once."
     x, kv, bias = self.project_in(self.table()[ids] if emb is None else emb) + self.side[0], [], padding_bias(pad)
-    cos, sin = self._rotary(x.shape[1], x)
+    cos, sin = self._rotary(torch.arange(x.shape[1], device=x.device), x)
     for block in self.blocks:
         x, pair = block(x, cos, sin, bias); kv.append(pair)
     return Source(ids, pad, rms(x), kv)
 
 # %% ../nbs/04_denoiser.ipynb #4823e4ef
 @patch
-def _inputs(self:Denoiser, z, t, self_cond):
+def _inputs(self:Denoiser, z, t=None, self_cond=None, remaining=None):
     "The sum of (N4) on target positions."
-    x = self.project_in(z) + self.side[1]
+    x, clock = self.project_in(z) + self.side[1], lambda time: timestep_embedding(time, self.config.d_embed).to(self.project_in.weight.dtype)
     if t is not None:
-        clock = timestep_embedding(1000*t/self.config.T, self.config.d_embed).to(self.project_in.weight.dtype)
-        x = x + self.time_embed(clock)*(t > 0)[...,None]
+        said = self.time_embed(clock(1000*t/self.config.T))
+        if self.config.length_head: said = said + self.remaining(clock(4*remaining))
+        x = x + said*(t > 0)[...,None]
     return x if self_cond is None else x + self.previous(self_cond)
 
 @patch
@@ -196,19 +196,41 @@ def target(self:Denoiser, z, # states of y, (B, n, d)
            src:Source,
            pad, # True on padding of everything looked at on the target side, bool (B, past + n)
            self_cond=None, # previous guess of z_0, (B, n, d), or None
-           causal:bool=False, # position i looks at target positions up to i only
-           past=None, # keys and values of earlier target positions, a pair for each block
+           rank=None, # of each position, (B, n) or (1, n); None: everybody sees everybody
+           past=None, # keys and values of target positions that all of these see, a pair for each block
+           place=None, # numbers of these positions, (n,) or (B, n); None: the last n of `pad`
+           length=None, # positions of each target, (B,); None: those of `pad` that are none
           )->tuple: # states (B, n, width); keys and values of these n positions
     "Read a (noisy) target beside its source."
-    x, n, kv, bias = self._inputs(z, t, self_cond), z.shape[1], [], padding_bias(torch.cat([src.pad, pad], 1))
-    if causal:
-        ahead = torch.full((n, n), -1e4, device=z.device).triu(1)
-        bias = bias + F.pad(ahead, (bias.shape[-1] - n, 0))
-    cos, sin = self._rotary(n, x, start=pad.shape[1] - n)
+    n, kv, bias = z.shape[1], [], padding_bias(torch.cat([src.pad, pad], 1))
+    place = torch.arange(pad.shape[1] - n, pad.shape[1], device=z.device) if place is None else place
+    x = self._inputs(z, t, self_cond, ((~pad).sum(1) if length is None else length)[:,None] - place)
+    if rank is not None: bias = bias + F.pad(-1e4*(rank[:,None] > rank[...,None]).to(bias), (bias.shape[-1] - n, 0))[:,None]
+    cos, sin = self._rotary(place, x)
     for i, block in enumerate(self.blocks):
         seen = src.kv[i] if past is None else tuple(torch.cat(p, 2) for p in zip(src.kv[i], past[i]))
         x, pair = block(x, cos, sin, bias, seen); kv.append(pair)
     return rms(x), kv
+
+# %% ../nbs/04_denoiser.ipynb #9c090b16
+@patch
+def streams(self:Denoiser, words, # Emb(w^y), (B, n, d)
+            z, # their noised states, (B, n, d)
+            t, # levels, (B, n)
+            src:Source,
+            pad, # True on padding, bool (B, n)
+            rank, # the block of each word, (B, n)
+            self_cond=None, # previous guess of z_0, (B, n, d), or None
+           )->torch.Tensor: # states of the noisy stream, (B, n, width)
+    "Each noisy word beside the source and the blocks before its own."
+    place = torch.arange(z.shape[1], device=z.device)
+    x = torch.cat([self._inputs(words), self._inputs(z, t, self_cond, (~pad).sum(1, keepdim=True) - place)], 1)
+    before, same = rank[:,None] < rank[...,None], rank[:,None] == rank[...,None]
+    sees = torch.cat([torch.cat([before | same, torch.zeros_like(same)], 2), torch.cat([before, same], 2)], 1)
+    bias = padding_bias(torch.cat([src.pad, pad, pad], 1)) + F.pad(-1e4*(~sees).to(x), (src.pad.shape[1], 0))[:,None]
+    cos, sin = self._rotary(place.repeat(2), x)
+    for block, seen in zip(self.blocks, src.kv): x, _ = block(x, cos, sin, bias, seen)
+    return rms(x[:,len(place):])
 
 # %% ../nbs/04_denoiser.ipynb #068e9633
 @patch
@@ -218,25 +240,25 @@ def logits(self:Denoiser, h # target states, (..., width)
     return self.project_out(h) @ self.table().mT*self.config.d_embed**-0.5 + self.bias
 
 @patch
-def _copy(self:Denoiser, h, src, start=0):
-    "Attention over the source's words (B, n, m) and logit of the gate (B, n), both of (N5), for target positions from `start`."
+def _copy(self:Denoiser, h, src, place=None):
+    "Attention over the source's words (B, n, m) and logit of the gate (B, n), both of (N5), for target positions `place`."
     score = (self.copy_query(h) @ self.copy_key(src.states).mT*self.config.d_embed**-0.5).float()
-    i, j = torch.arange(start, start + h.shape[1], device=h.device), torch.arange(src.ids.shape[1], device=h.device)
-    score = score - self.copy_drift.float()*(i[:,None] - j).abs()
+    i, j = torch.arange(h.shape[1], device=h.device) if place is None else place, torch.arange(src.ids.shape[1], device=h.device)
+    score = score - self.copy_drift.float()*(i[...,None] - j).abs()
     return score.masked_fill(src.pad[:,None], -1e4).softmax(-1), self.copy_gate(h)[...,0].float()
 
 @patch
 def probs(self:Denoiser, h, # target states, (B, n, width)
           src:Source,
-          start:int=0, # number of the first of these positions
           mask=None, # only these positions, bool (B, n)
+          place=None, # numbers of the positions, (n,) or (B, n); None: from 0
          )->torch.Tensor: # (B, n, V), or (K, V) for the K positions of `mask` in reading order
     "p(w) of every word at target positions (N5)."
     b, i = (torch.ones_like(h[...,0], dtype=torch.bool) if mask is None else mask).nonzero(as_tuple=True)
     p = self.logits(h[b,i])
     p = p.softmax(-1) if p.dtype == torch.float64 else p.float().softmax(-1)
     if self.config.copy_head:
-        a, gate = self._copy(h, src, start)
+        a, gate = self._copy(h, src, place)
         g = gate[b,i].sigmoid()[:,None].to(p)
         p = (p*(1 - g)).scatter_add_(1, src.ids[b], a[b,i].to(p)*g)
     return p if mask is not None else p.view(*h.shape[:2], -1)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'EXTRA', 'MODELS', 'SETTINGS', 'TextModel', 'model_class', 'new_model', 'model_folder', 'load_run', 'DiffuSeq',
-           'with_settings', 'out_of_memory']
+           'with_settings', 'out_of_memory', 'columns_of']
 
 # %% ../nbs/12_model.ipynb #c3556bd2
 import importlib, logging, math, shutil, torch, torch.nn as nn
@@ -187,8 +187,9 @@ def _at_end(self:DiffuSeq, z, t):
 @patch
 def _guess(self:DiffuSeq, z, t, src, pad, previous, mask=None):
     "Fast network: word probabilities and expected embedding at target positions (those of `mask`, in reading order), from states that are already scaled."
-    if self.config.self_cond and previous is None: previous = torch.zeros_like(z)
-    h, _ = self.net.target(z, t, src, pad, self_cond=previous if self.config.self_cond else None)
+    c, rank = self.config, (t > 0).long()
+    if c.self_cond and previous is None: previous = torch.zeros_like(z)
+    h, _ = self.net.target(z, t, src, pad, previous if c.self_cond else None, rank if c.levels == 'blocks' else None)
     p = self.net.probs(h, src, mask=mask)
     return p, (p.to(z.dtype) @ self.net.table())
 
@@ -222,7 +223,7 @@ def _paper_loss(self:DiffuSeq, batch, generator)->dict:
     "Eq. 2 with importance-sampled t (Eq. 3): loss, its terms, and what the step sampler learns from."
     ids, target, c, net = batch['ids'], batch['target'], self.config, self.net
     if self.steps and self.training: t, weight = self.steps.sample(len(ids), generator)
-    else: t, weight = draw_levels(target.cpu()[:,:1] | True, c, self.alpha_bar, generator)[:,0], torch.ones(len(ids))
+    else: t, weight = draw_levels(target.cpu()[:,:1] | True, c, self.alpha_bar, generator)[0][:,0], torch.ones(len(ids))
     emb = net.table()[ids]; t, weight = t.to(emb.device), weight.to(emb)
     draw = _on_device(generator, emb.device)
     eps = [torch.randn(emb.shape, generator=draw, device=emb.device, dtype=emb.dtype) for _ in range(2)]
@@ -237,11 +238,17 @@ def _paper_loss(self:DiffuSeq, batch, generator)->dict:
 
 # %% ../nbs/12_model.ipynb #a03645b1
 @patch
+def _read(self:DiffuSeq, emb, z, t, src, pad, rank, previous):
+    "States of a training batch at its noisy positions: two streams for blocks, one otherwise."
+    if self.config.levels == 'blocks': return self.net.streams(emb, z, t, src, pad, rank, previous)
+    return self.net.target(z, t, src, pad, previous)[0]
+
+@patch
 def _fast_loss(self:DiffuSeq, batch, generator)->dict:
     "Cross-entropy of the noisy target words under a level for each token, plus the length's."
     net, c, m = self.net, self.config, self._split(batch['target'])
     (x, y), (xpad, ypad) = ((batch[k][:,:m], batch[k][:,m:]) for k in ('ids', 'pad'))
-    t = draw_levels(~ypad.cpu(), c, self.alpha_bar, generator).to(y.device)
+    t, rank = (a.to(y.device) for a in draw_levels(~ypad.cpu(), c, self.alpha_bar, generator))
     emb, src = net.table()[y], net.source(x, xpad)
     draw = _on_device(generator, y.device)
     eps, coins = torch.randn(emb.shape, generator=draw, device=y.device, dtype=emb.dtype), torch.rand(y.shape, generator=draw, device=y.device)
@@ -251,9 +258,9 @@ def _fast_loss(self:DiffuSeq, batch, generator)->dict:
         previous = torch.zeros_like(z)
         if torch.rand(1, generator=generator) < 0.5:
             with torch.no_grad():
-                h, _ = net.target(z, t, src, ypad, self_cond=previous)
+                h = self._read(emb, z, t, src, ypad, rank, previous)
                 previous[noisy] = (net.logits(h[noisy]).float().softmax(-1) @ net.table().float()).to(previous)
-    h, _ = net.target(z, t, src, ypad, self_cond=previous)
+    h = self._read(emb, z, t, src, ypad, rank, previous)
     words = net.token_nll(h, y, noisy, src).mean()
     loss = words + c.absorb_penalty*self.absorb.norm() if c.absorb_penalty else words
     if not c.length_head: return dict(loss=loss)
@@ -341,15 +348,51 @@ def _lengths(self:DiffuSeq, src, keys, seed, temperature):
     drawn = choose_words(p.softmax(-1)[:,None], temperature, u)
     return torch.where(torch.tensor([k > 0 for _, k in keys], device=p.device), drawn[:,0], best)
 
+# %% ../nbs/12_model.ipynb #9d8371fc
+def columns_of(
+    mask, # bool (B, n)
+)->torch.Tensor: # columns, (B, r): those of `mask` from the left, filled up with others to the longest row's number
+    "Where the positions of a mask stand, row by row."
+    return (~mask).int().argsort(dim=1, stable=True)[:,:int(mask.sum(1).max())]
+
+@patch
+def _hidden_states(self:DiffuSeq, emb, hidden):
+    "Embeddings, with the state of level T in the place of those that are hidden."
+    t = hidden.long()*self.config.T
+    return self._states(emb, t, torch.zeros_like(emb), torch.zeros(t.shape, device=t.device)), t
+
 @patch
 def _predictor(self:DiffuSeq, src, valid):
-    "(ids, hidden) -> word probabilities at the hidden places: hidden words at T, the others clean; remembers its last guess."
+    "(ids, hidden, asked) -> word probabilities at the asked places: hidden words at T, the others clean; remembers its last guess."
+    if self.config.levels == 'blocks': return self._block_predictor(src, valid)
     memory, banned = {}, self._never_written()
-    def predict(ids, hidden):
-        t = hidden.long()*self.config.T
-        emb = self.net.table()[ids]
-        p, guess = self._guess(self._states(emb, t, torch.zeros_like(emb), torch.zeros(t.shape, device=t.device)), t, src, ~valid, memory.get('last'), mask=hidden)
-        memory['last'] = torch.zeros_like(emb).masked_scatter(hidden[...,None], guess)
+    def predict(ids, hidden, asked):
+        z, t = self._hidden_states(self.net.table()[ids], hidden)
+        p, guess = self._guess(z, t, src, ~valid, memory.get('last'), mask=asked)
+        memory['last'] = torch.zeros_like(z).masked_scatter(asked[...,None], guess)
+        return p.index_fill_(-1, banned, 0.)
+    return predict
+
+# %% ../nbs/12_model.ipynb #f179513e
+@patch
+def _block_predictor(self:DiffuSeq, src, valid):
+    "The same for levels 'blocks': what is asked is a block, and a settled word is read once, when it joins the source."
+    net, c, banned = self.net, self.config, self._never_written()
+    read, past, past_pad, last = torch.zeros_like(valid), None, valid[:,:0], None
+    def predict(ids, hidden, asked):
+        nonlocal read, past, past_pad, last
+        new = valid & ~hidden & ~read; emb, rows = net.table()[ids], new | asked; place = columns_of(rows)
+        pick = lambda a: a.gather(1, place.view(*place.shape, *[1]*(a.dim() - 2)).expand(*place.shape, *a.shape[2:]))
+        z, t = self._hidden_states(pick(emb), pick(asked))
+        last = torch.zeros_like(emb) if last is None else last
+        h, kv = net.target(z, t, src, torch.cat([past_pad, ~pick(rows)], 1), pick(last) if c.self_cond else None,
+                           rank=pick(asked).long(), past=past, place=place, length=valid.sum(1))
+        keep = columns_of(pick(new)); at = keep[:,None,:,None]
+        kv = [tuple(a.gather(2, at.expand(-1, a.shape[1], -1, a.shape[3])) for a in pair) for pair in kv]
+        past = kv if past is None else [tuple(torch.cat(ab, 2) for ab in zip(*pairs)) for pairs in zip(past, kv)]
+        read, past_pad = read | new, torch.cat([past_pad, ~pick(new).gather(1, keep)], 1)
+        p = net.probs(h, src, mask=pick(asked), place=place)
+        if c.self_cond: last = torch.zeros_like(emb).masked_scatter(asked[...,None], p.to(emb) @ net.table())
         return p.index_fill_(-1, banned, 0.)
     return predict
 

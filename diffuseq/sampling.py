@@ -137,11 +137,12 @@ class RowNoise:
 # %% ../nbs/09_sampling.ipynb #3a48380e
 def choose_words(
     p, # probabilities, (..., V)
-    tau:float=0., # temperature; 0: the most probable
+    tau=0., # temperature, a number or one for each position; 0: the most probable
     u=None, # uniform in [0, 1), (...); needed if tau > 0
 )->torch.Tensor: # words, (...)
     "A word for every position, from p^(1/tau) normalised."
-    if tau <= 0: return p.argmax(-1)
+    tau = torch.as_tensor(tau)[...,None].to(p)
+    if (tau <= 0).all(): return p.argmax(-1)
     cdf = (p.log()/tau).softmax(-1).double().cumsum(-1)
     return torch.searchsorted(cdf, (u.double()*cdf[...,-1])[...,None], right=True)[...,0].clamp(max=p.shape[-1] - 1)
 
@@ -160,7 +161,7 @@ def surest(
 
 # %% ../nbs/09_sampling.ipynb #f99e146e
 def fill_in(
-    predict, # (ids (B, n), hidden (B, n) bool) -> probabilities at the K hidden positions, in reading order, (K, V)
+    predict, # (ids (B, n), hidden (B, n) bool, asked (B, n) bool) -> probabilities at the K asked positions, in reading order, (K, V)
     valid, # True on the target's positions, bool (B, n)
     order:str='surest', # 'surest' or 'left'
     steps:int=20, # of 'surest': denoiser calls at most
@@ -171,13 +172,13 @@ def fill_in(
     "Generate by committing words in an order: Eq. 4 from the left, Eq. 6 surest first, Eq. 5 with steps=1."
     B, n = valid.shape
     ids, hidden, length = torch.zeros(B, n, dtype=torch.long, device=valid.device), valid.clone(), valid.sum(1)
-    K = n if order == 'left' else min(steps, n)
-    for k in range(1, K + 1):
-        tau = temperature if order == 'left' else temperature*(1 - (k - 1)/K)
-        p, done = predict(ids, hidden), (length*k + K - 1)//K
-        w = ids.masked_scatter(hidden, choose_words(p, tau, uniform(n)[hidden] if tau > 0 else None))
-        if order == 'left': take = hidden & (torch.arange(n, device=valid.device) == k - 1)
-        else: take = surest(p.new_zeros(B, n).masked_scatter(hidden, p.amax(-1)), hidden, done - (valid & ~hidden).sum(1))
+    K = length if order == 'left' else length.clamp(max=steps)
+    for k in range(1, int(K.max()) + 1):
+        asked = hidden & (torch.arange(n, device=valid.device) == k - 1) if order == 'left' else hidden
+        cool = 1. if order == 'left' else (1 - (k - 1)/K)[:,None].expand(B, n)[asked]
+        p, done = predict(ids, hidden, asked), ((length*k + K - 1)//K).clamp(max=length)
+        w = ids.masked_scatter(asked, choose_words(p, temperature*cool, uniform(n)[asked] if temperature > 0 else None))
+        take = asked if order == 'left' else surest(p.new_zeros(B, n).masked_scatter(asked, p.amax(-1)), hidden, done - (valid & ~hidden).sum(1))
         ids, hidden = torch.where(take, w, ids), hidden & ~take
         if callback: callback(ids, hidden, w)
     return ids

@@ -30,7 +30,7 @@ def _nll(self:Twin, batch)->tuple: # (K,) nats for the K words of the targets in
     (x, y), (xpad, ypad) = ((batch[k][:,:m], batch[k][:,m:]) for k in ('ids', 'pad'))
     before = torch.nn.functional.pad(y[:,:-1], (1, 0), value=self.tokenizer.cls_token_id)
     src = self.net.source(x, xpad)
-    h, _ = self.net.target(self.net.table()[before], None, src, ypad, causal=True)
+    h, _ = self.net.target(self.net.table()[before], None, src, ypad, rank=torch.arange(y.shape[1], device=y.device)[None])
     return self.net.token_nll(h, y, ~ypad, src), ~ypad
 
 @patch
@@ -68,8 +68,8 @@ def _step(self:Twin, words, # the last words, (B,)
          )->tuple: # p(next word), (B, V), 0 for what is never written; the source, grown by these words
     "One factor of Eq. 4: read one word, predict the next."
     seen = torch.zeros(len(words), k + 1, dtype=torch.bool, device=words.device)
-    h, kv = self.net.target(self.net.table()[words][:,None], None, src, seen, causal=True)
-    p = self.net.probs(h, src, start=k)[:,0].index_fill(-1, self._never_written(), 0.)
+    h, kv = self.net.target(self.net.table()[words][:,None], None, src, seen)
+    p = self.net.probs(h, src, place=torch.tensor([k], device=src.ids.device))[:,0].index_fill(-1, self._never_written(), 0.)
     return p, src._replace(kv=[tuple(torch.cat(pair, 2) for pair in zip(old, new)) for old, new in zip(src.kv, kv)])
 
 # %% ../../nbs/baselines/twin.ipynb #c133d100
