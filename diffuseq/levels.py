@@ -47,10 +47,11 @@ def draw_blocks(
     B:int, n:int, # examples, positions
     generator=None, # torch.Generator on the CPU
 )->torch.Tensor: # number of the block of each position, 0..n-1, (B, n)
-    "Partitions into ordered blocks for (V7): one block (1 in 10), 2 to 8 random parts (2 in 10), or single words from the left."
-    kind, parts = (torch.randint(*span, (B, 1), generator=generator) for span in ((0, 10), (2, 9)))
+    "Partitions into ordered blocks for (V7): one block (1 in 5), 2 to 8 random parts (1 in 5), or blocks from the left, most of them of one word."
+    draw = lambda k: torch.randint(k, (B, 1), generator=generator)
+    kind, parts, size = draw(5), 2 + draw(7), torch.tensor([1]*9 + [2, 4, 8])[draw(12)]
     scattered = (torch.rand(B, n, generator=generator)*parts).long().clamp(max=n - 1)
-    return torch.where(kind == 0, 0, torch.where(kind < 3, scattered, torch.arange(n)))
+    return torch.where(kind == 0, 0, torch.where(kind == 1, scattered, torch.arange(n)//size))
 
 def draw_levels(
     valid, # True on target tokens, bool (B, n), on the CPU

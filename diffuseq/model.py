@@ -52,12 +52,12 @@ class TextModel(nn.Module):
         "Train on pairs, or go on; ends with the best averaged weights in the model. Needs minutes= or max_updates=."
         return fit(self, encode_pairs(train, self.tokenizer, self.config), encode_pairs(valid, self.tokenizer, self.config), run_dir, **settings)
 
-    def save_pretrained(self, folder):
+    def save_pretrained(self, folder, dtype=None): # of the weights in the file, for instance torch.float16; None: as they are
         "Write config.json, tokenizer.json and model.safetensors, each atomically."
         folder = Path(folder)
         save_config(self.config, folder/'config.json')
         write_atomic(folder/'tokenizer.json', self.tokenizer.backend_tokenizer.to_str())
-        write_atomic(folder/'model.safetensors', save_tensors({n: p.detach().cpu().contiguous() for n, p in self.named_parameters()}))
+        write_atomic(folder/'model.safetensors', save_tensors({n: p.detach().cpu().to(dtype or p.dtype).contiguous() for n, p in self.named_parameters()}))
         if self.official_extra: write_atomic(folder/EXTRA, self.official_extra)
 
     def push_to_hub(self, repo_id:str, **options):
