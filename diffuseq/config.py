@@ -82,8 +82,8 @@ class Config:
     patience:int=0 # stop after so many held-out losses without a new best; 0: never
     # generation: 08_anchoring, 09_sampling, 10_mbr
     sampler:str='renoise' # 'ddpm', 'ddim', 'dpmpp', 'renoise', 'repredict' (diffuseq-v2's solver as released)
-    order:str='surest' # 'together', 'surest', 'left'
-    steps:int=20 # denoiser calls for a text
+    order:str='left' # 'left': word by word; 'surest': the surest first, several at once; 'together': all, from T down
+    steps:int=20 # denoiser calls for a text, of orders 'surest' and 'together'
     variance:str='posterior' # of 'ddpm': 'posterior' (Eq. 14) or 'large' (beta_t, official)
     eta:float=0.0 # of 'ddim': 0 deterministic, 1 ancestral
     temperature:float=0.0 # of the token choice; 0: the most probable
