@@ -115,11 +115,11 @@ def _operations(source, references, candidate):
     def counts(text, times=1):
         words = text.split()
         out = [Counter(zip(*(words[i:] for i in range(n)))) for n in range(1, 5)]
-        for c in out:
+        for c in out if times > 1 else ():
             for g in c: c[g] *= times
         return out
     refs = zip(*map(counts, references))
-    return [(s, c, sum(r, Counter())) for s, c, r in zip(counts(source, len(references)), counts(candidate, len(references)), refs)]
+    return [(s, c, r[0] if len(r) == 1 else sum(r, Counter())) for s, c, r in zip(counts(source, len(references)), counts(candidate, len(references)), refs)]
 
 def _ratio(a, b, empty): return a/b if b else empty
 def _f1(p, r): return 2*p*r/(p+r) if p+r else 0.
@@ -129,7 +129,7 @@ def sari(source:str, references:list, candidate:str)->float: # 0..100
     "SARI of one sentence as Hugging Face's evaluate defines it, on words split at blanks. Eq. E5."
     total = 0.
     for s, c, r in _operations(source, references, candidate):
-        keep, drop, add, wanted = s & c, s - c, set(c) - set(s), set(r) - set(s)
+        keep, drop, add, wanted = s & c, s - c, c.keys() - s.keys(), r.keys() - s.keys()
         kept, dropped, added = keep & r, drop - r, len(add & wanted)
         total += _f1(_ratio(sum(kept[g]/keep[g] for g in keep), len(keep), 1.), _ratio(kept.total(), (s & r).total(), 1.))
         total += _ratio(sum(dropped[g]/drop[g] for g in drop), len(drop), 1.)
@@ -141,9 +141,9 @@ def sari_corpus(sources:list, references:list, candidates:list)->float: # 0..100
     sums = np.zeros((4, 3, 3))                                # n, operation, (right, done, wanted)
     for row in zip(sources, references, candidates):
         for n, (s, c, r) in enumerate(_operations(*row)):
-            add = Counter(set(c) - set(s)), Counter(set(r) - set(s))
-            for k, (done, wanted) in enumerate([(s & c, s & r), (s - c, s - r), add]):
-                sums[n, k] += (done & wanted).total(), done.total(), wanted.total()
+            add, wanted = c.keys() - s.keys(), r.keys() - s.keys()
+            for k, (done, goal) in enumerate([(s & c, s & r), (s - c, s - r)]): sums[n, k] += (done & goal).total(), done.total(), goal.total()
+            sums[n, 2] += len(add & wanted), len(add), len(wanted)
     return 100 * float(np.mean([_f1(_ratio(right, done, 0.), _ratio(right, wanted, 0.)) for right, done, wanted in sums.reshape(12, 3)]))
 
 # %% ../nbs/11_metrics.ipynb #c253871a
