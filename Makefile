@@ -25,7 +25,7 @@ TRAIN = $(PAPERMILL) nbs/experiments/train.ipynb "$(RUN)/train$$(test $${RANK:-0
 	-r task "$(TASK)" -r recipe "$(RECIPE)" -r profile "$(PROFILE)" -r run_dir "$(RUN)" $(FILES) -p minutes $(MINUTES)
 LAUNCH = $(PY) -m accelerate.commands.launch --multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: help run test train evaluate notebook docs clean
+.PHONY: help run demo test train evaluate notebook docs clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -46,8 +46,14 @@ $(STAMP): settings.ini setup.py constraints.txt
 	@$(PY) -m pip install -q --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
-run: train evaluate
+run: demo train evaluate
 	@$(PY) -m diffuseq.cli show "$(RUN)" --triples 10
+
+demo: $(STAMP)
+	@echo 'What the model that comes with the package makes of three sentences that it never saw:'
+	@printf '%s\n' 'Your men shall fall by the sword, and your mighty in the war.' 'The blind and the lame came to him in the temple, and he healed them.' \
+		'He sends forth springs into the valleys. They run among the mountains.' | tee /dev/stderr | $(PY) -m diffuseq.cli generate --model basic-english
+	@echo 'Now one is trained from nothing.'
 
 train: $(STAMP)
 	@mkdir -p "$(RUN)"
