@@ -15,6 +15,8 @@ CANDIDATES ?= 3
 PROCESSES ?= 1
 NAME ?= $(notdir $(TASK))$(if $(filter-out fast,$(RECIPE)),-$(RECIPE))$(if $(filter-out cpu,$(PROFILE)),-$(PROFILE))
 
+SENTENCES = 'Your men shall fall by the sword, and your mighty in the war.' 'The blind and the lame came to him in the temple, and he healed them.' \
+	'He sends forth springs into the valleys. They run among the mountains.'
 RUN = runs/$(NAME)
 FILES = $(if $(DATA_DIR),-r data_dir "$(DATA_DIR)")
 PY = .venv/bin/python
@@ -50,9 +52,9 @@ run: demo train evaluate
 	@$(PY) -m diffuseq.cli show "$(RUN)" --triples 10
 
 demo: $(STAMP)
-	@echo 'What the model that comes with the package makes of three sentences that it never saw:'
-	@printf '%s\n' 'Your men shall fall by the sword, and your mighty in the war.' 'The blind and the lame came to him in the temple, and he healed them.' \
-		'He sends forth springs into the valleys. They run among the mountains.' | tee /dev/stderr | $(PY) -m diffuseq.cli generate --model basic-english
+	@echo 'Three sentences that the model of the package never saw, and what it makes of them:'
+	@printf '%s\n' $(SENTENCES)
+	@printf '%s\n' $(SENTENCES) | $(PY) -m diffuseq.cli generate --model basic-english
 	@echo 'Now one is trained from nothing.'
 
 train: $(STAMP)
