@@ -18,7 +18,7 @@ from .config import Config, load_config, save_config, write_atomic
 from .text import collate, decode, encode_pairs, encode_sources, load_tokenizer
 from .schedule import make_alpha_bar
 from .forward import q_z0, q_sample, input_scale
-from .denoiser import BertDenoiser, Denoiser, repeat_source
+from .denoiser import BertDenoiser, Denoiser, grow_source, repeat_source
 from .objective import bound_terms, simple_loss
 from .importance import LossAware
 from .levels import draw_levels, time_grid
@@ -378,20 +378,17 @@ def _predictor(self:DiffuSeq, src, valid):
 def _block_predictor(self:DiffuSeq, src, valid):
     "The same for levels 'blocks': what is asked is a block, and a settled word is read once, when it joins the source."
     net, c, banned = self.net, self.config, self._never_written()
-    read, past, past_pad, last = torch.zeros_like(valid), None, valid[:,:0], None
+    read, joined, last = torch.zeros_like(valid), valid[:,:0], net.table().new_zeros(*valid.shape, c.d_embed)
     def predict(ids, hidden, asked):
-        nonlocal read, past, past_pad, last
-        new = valid & ~hidden & ~read; emb, rows = net.table()[ids], new | asked; place = columns_of(rows)
+        nonlocal src, read, joined, last
+        settled = valid & ~hidden; new = settled & ~read; place = columns_of(new | asked)
         pick = lambda a: a.gather(1, place.view(*place.shape, *[1]*(a.dim() - 2)).expand(*place.shape, *a.shape[2:]))
-        z, t = self._hidden_states(pick(emb), pick(asked))
-        last = torch.zeros_like(emb) if last is None else last
-        h, kv = net.target(z, t, src, torch.cat([past_pad, ~pick(rows)], 1), pick(last) if c.self_cond else None,
-                           rank=pick(asked).long(), past=past, place=place, length=valid.sum(1))
-        keep = columns_of(pick(new)); at = keep[:,None,:,None]
-        kv = [tuple(a.gather(2, at.expand(-1, a.shape[1], -1, a.shape[3])) for a in pair) for pair in kv]
-        past = kv if past is None else [tuple(torch.cat(ab, 2) for ab in zip(*pairs)) for pairs in zip(past, kv)]
-        read, past_pad = read | new, torch.cat([past_pad, ~pick(new).gather(1, keep)], 1)
-        p = net.probs(h, src, mask=pick(asked), place=place)
+        emb, now, ask = net.table()[ids], pick(new), pick(asked)
+        z, t = self._hidden_states(pick(emb), ask)
+        h, kv = net.target(z, t, src, torch.cat([~joined, ~(now | ask)], 1), pick(last) if c.self_cond else None, rank=ask.long(), place=place, length=valid.sum(1))
+        p, keep = net.probs(h, src, mask=ask, place=place), columns_of(now)
+        src = grow_source(src, [tuple(a.gather(2, keep[:,None,:,None].expand(-1, a.shape[1], -1, a.shape[3])) for a in pair) for pair in kv])
+        read, joined = settled, torch.cat([joined, now.gather(1, keep)], 1)
         if c.self_cond: last = torch.zeros_like(emb).masked_scatter(asked[...,None], p.to(emb) @ net.table())
         return p.index_fill_(-1, banned, 0.)
     return predict

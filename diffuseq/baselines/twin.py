@@ -10,7 +10,7 @@ import math, torch
 from fastcore.basics import patch
 from ..config import Config
 from ..text import collate, decode
-from ..denoiser import Denoiser, Source, repeat_source
+from ..denoiser import Denoiser, Source, grow_source, repeat_source
 from ..sampling import RowNoise, choose_words
 from ..model import TextModel
 
@@ -70,7 +70,7 @@ def _step(self:Twin, words, # the last words, (B,)
     seen = torch.zeros(len(words), k + 1, dtype=torch.bool, device=words.device)
     h, kv = self.net.target(self.net.table()[words][:,None], None, src, seen)
     p = self.net.probs(h, src, place=torch.tensor([k], device=src.ids.device))[:,0].index_fill(-1, self._never_written(), 0.)
-    return p, src._replace(kv=[tuple(torch.cat(pair, 2) for pair in zip(old, new)) for old, new in zip(src.kv, kv)])
+    return p, grow_source(src, kv)
 
 # %% ../../nbs/baselines/twin.ipynb #c133d100
 @patch
