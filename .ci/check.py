@@ -4,6 +4,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 root = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(root/'docs'))
+from nbread import paths
 quiet = dict(OMP_NUM_THREADS='1', TQDM_DISABLE='1', HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false', MPLBACKEND='agg')
 
 def pytest(*args):
@@ -18,11 +20,10 @@ def pytest(*args):
 
 def notebooks():
     "Run every notebook as nbdev does (cells marked slow or gpu keep their committed outputs); returns how many passed and failed."
-    names = [p for p in (root/'nbs').rglob('*.ipynb') if not any(part.startswith(('.', '_')) for part in p.relative_to(root).parts)]
     p = subprocess.run([sys.executable, Path(sys.executable).with_name('nbdev_test'), '--n_workers', '2', '--timing'], cwd=root, env=os.environ | quiet, stderr=subprocess.PIPE, text=True, errors='replace')
     sys.stderr.write(p.stderr)
     failed = len([line for line in p.stderr.split('=' * 50)[-1].splitlines() if line.strip()]) if p.returncode else 0
-    return len(names) - failed, failed, 0
+    return len(paths(root/'nbs')) - failed, failed, 0
 
 def main():
     started = time.monotonic()
