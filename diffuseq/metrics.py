@@ -125,26 +125,30 @@ def _ratio(a, b, empty): return a/b if b else empty
 def _f1(p, r): return 2*p*r/(p+r) if p+r else 0.
 
 # %% ../nbs/11_metrics.ipynb #af3665e6
-def sari(source:str, references:list, candidate:str)->float: # 0..100
-    "SARI of one sentence as Hugging Face's evaluate defines it, on words split at blanks. Eq. E5."
-    total = 0.
+def _sari_row(source, references, candidate):
+    "SARI of one sentence (Eq. E5), and for Eq. E6 what was right, done and wanted for each n and operation, (4, 3, 3)."
+    total, sums = 0., []
     for s, c, r in _operations(source, references, candidate):
-        keep, drop, add, wanted = s & c, s - c, c.keys() - s.keys(), r.keys() - s.keys()
+        keep, drop, stays, goes, add, wanted = s & c, s - c, s & r, s - r, c.keys() - s.keys(), r.keys() - s.keys()
         kept, dropped, added = keep & r, drop - r, len(add & wanted)
-        total += _f1(_ratio(sum(kept[g]/keep[g] for g in keep), len(keep), 1.), _ratio(kept.total(), (s & r).total(), 1.))
+        total += _f1(_ratio(sum(kept[g]/keep[g] for g in keep), len(keep), 1.), _ratio(kept.total(), stays.total(), 1.))
         total += _ratio(sum(dropped[g]/drop[g] for g in drop), len(drop), 1.)
         total += _f1(_ratio(added, len(add), 1.), _ratio(added, len(wanted), 1.))
-    return 100 * total / 12
+        sums.append([(kept.total(), keep.total(), stays.total()), ((drop & goes).total(), drop.total(), goes.total()), (added, len(add), len(wanted))])
+    return 100 * total / 12, sums
+
+def _sari_total(rows):
+    "Eq. E6 from what `_sari_row` says of every sentence."
+    sums = sum((np.array(sums, float) for _, sums in rows), np.zeros((4, 3, 3)))
+    return 100 * float(np.mean([_f1(_ratio(right, done, 0.), _ratio(right, wanted, 0.)) for right, done, wanted in sums.reshape(12, 3)]))
+
+def sari(source:str, references:list, candidate:str)->float: # 0..100
+    "SARI of one sentence as Hugging Face's evaluate defines it, on words split at blanks. Eq. E5."
+    return _sari_row(source, references, candidate)[0]
 
 def sari_corpus(sources:list, references:list, candidates:list)->float: # 0..100
     "SARI of a whole set as EASSE defines it, on words split at blanks. Eq. E6."
-    sums = np.zeros((4, 3, 3))                                # n, operation, (right, done, wanted)
-    for row in zip(sources, references, candidates):
-        for n, (s, c, r) in enumerate(_operations(*row)):
-            add, wanted = c.keys() - s.keys(), r.keys() - s.keys()
-            for k, (done, goal) in enumerate([(s & c, s & r), (s - c, s - r)]): sums[n, k] += (done & goal).total(), done.total(), goal.total()
-            sums[n, 2] += len(add & wanted), len(add), len(wanted)
-    return 100 * float(np.mean([_f1(_ratio(right, done, 0.), _ratio(right, wanted, 0.)) for right, done, wanted in sums.reshape(12, 3)]))
+    return _sari_total(map(_sari_row, sources, references, candidates))
 
 # %% ../nbs/11_metrics.ipynb #c253871a
 def corpus_bleu(candidates:list, references:list)->tuple: # score 0..100, signature
@@ -193,13 +197,13 @@ def _signatures(references, candidates, encoder, sacrebleu_signature):
 # %% ../nbs/11_metrics.ipynb #41b9abd6
 def _score_texts(sources, references, texts, encoder, device, batch_size):
     "Scores of one text for each source: a dict of arrays (n,), and a dict of the corpus scores."
-    filled = np.array([bool(t.split()) for t in texts])
+    filled, rows = np.array([bool(t.split()) for t in texts]), list(map(_sari_row, sources, references, texts))
     each = dict(bertscore=bertscore(texts, references, *encoder[:2], device, batch_size)) if encoder else {}
     each |= dict(bleu=[bleu(t, r) for t, r in zip(texts, references)], rouge_l=rouge_l(texts, references),
         dist_1=[distinct_1(t) for t in texts], length=[len(t.split()) for t in texts],
-        sari=filled * [sari(*row) for row in zip(sources, references, texts)])
+        sari=filled * [row[0] for row in rows])
     total, signature = corpus_bleu(texts, references)
-    return {k: np.asarray(v, float) for k, v in each.items()}, dict(sacrebleu=total, sari_corpus=sari_corpus(sources, references, texts)), signature
+    return {k: np.asarray(v, float) for k, v in each.items()}, dict(sacrebleu=total, sari_corpus=_sari_total(rows)), signature
 
 # %% ../nbs/11_metrics.ipynb #8810a16f
 def evaluate(sources:list, # (n,) texts
