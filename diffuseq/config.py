@@ -132,6 +132,7 @@ def check_config(c):
         (c.loss == 'cross_entropy' and c.loss_on == 'all', "loss_on 'all' speaks of the 'mse' loss only"),
         (c.layout == 'split' and not c.length_head and c.recipe != 'twin', "layout 'split' has no padding to generate, so the length must be predicted: length_head True, or layout 'fixed'"),
         (c.levels == 'one' and c.order != 'together', f"order {c.order!r} needs a level for each token: levels 'blocks', or order 'together'"),
+        (not c.absorbing and c.order != 'together' and c.recipe != 'twin', f"order {c.order!r} puts the vector m in the place of words that are still to come: absorbing True, or order 'together'"),
         (c.recipe == 'twin' and (c.trunk, c.loss, c.order) != ('modern', 'cross_entropy', 'left'), "the twin writes words from the left: trunk 'modern', loss 'cross_entropy', order 'left'"),
         (c.recipe == 'twin' and (c.absorbing or c.self_cond or c.length_head), 'the twin knows no noise and finds its own end: absorbing, self_cond and length_head False'),
         (c.beam > 1 and c.recipe != 'twin', "beam search needs the recipe 'twin': beam 1"),

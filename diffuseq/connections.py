@@ -236,7 +236,7 @@ def taught_log_prob(
     order='left', # 'left' or 'surest'
     steps=20, # of 'surest': calls of the network
 )->torch.Tensor: # log p in nats, (B,) float64
-    "log of the probability that `fill_in`, drawing at temperature 1, writes `ids` (Eq. J9, without the length)."
+    "log of the probability that `fill_in` writes `ids` if every word is drawn at temperature 1, without the cooling of surest first (Eq. J9, without the length)."
     total, now = torch.zeros(len(ids), dtype=torch.float64, device=ids.device), {}
     def teach(settled, hidden, asked):
         p, w = predict(settled, hidden, asked).double(), ids[asked]

@@ -125,7 +125,7 @@ class Block(nn.Module):
         return x, (k, v)
 
 # %% ../nbs/04_denoiser.ipynb #bfcda4a5
-Source = namedtuple('Source', 'ids pad states kv') # w^x (B, m); True on padding (B, m); last states (B, m, width); keys and values of every block
+Source = namedtuple('Source', 'ids pad states kv') # w^x (B, m); True on padding (B, m); last states (B, m, width); keys and values of every layer
 
 def repeat_source(
     src:Source,
@@ -137,9 +137,9 @@ def repeat_source(
 
 def grow_source(
     src:Source,
-    kv, # keys and values of target positions, a pair for each block
+    kv, # keys and values of target positions, a pair for each layer
 )->Source:
-    "The source, and behind its own keys and values those of settled words: they have joined it."
+    "The source, and behind its own keys and values those of settled words, for later words to look at."
     return src._replace(kv=[tuple(torch.cat(ab, 2) for ab in zip(old, new)) for old, new in zip(src.kv, kv)])
 
 # %% ../nbs/04_denoiser.ipynb #1685b3f2

@@ -245,7 +245,7 @@ def _read(self:DiffuSeq, emb, z, t, src, pad, rank, previous):
 
 @patch
 def _fast_loss(self:DiffuSeq, batch, generator)->dict:
-    "Cross-entropy of the noisy target words under a level for each token, plus the length's."
+    "Mean cross-entropy of the noisy target words (nats a word; V7 of 06_levels, N5), plus `length_weight` times that of the length (nats; N6)."
     net, c, m = self.net, self.config, self._split(batch['target'])
     (x, y), (xpad, ypad) = ((batch[k][:,:m], batch[k][:,m:]) for k in ('ids', 'pad'))
     t, rank = (a.to(y.device) for a in draw_levels(~ypad.cpu(), c, self.alpha_bar, generator))
@@ -259,7 +259,7 @@ def _fast_loss(self:DiffuSeq, batch, generator)->dict:
         if torch.rand(1, generator=generator) < 0.5:
             with torch.no_grad():
                 h = self._read(emb, z, t, src, ypad, rank, previous)
-                previous[noisy] = (net.logits(h[noisy]).float().softmax(-1) @ net.table().float()).to(previous)
+                previous[noisy] = (net.probs(h, src, mask=noisy) @ net.table().float()).to(previous)
     h = self._read(emb, z, t, src, ypad, rank, previous)
     words = net.token_nll(h, y, noisy, src).mean()
     loss = words + c.absorb_penalty*self.absorb.norm() if c.absorb_penalty else words
@@ -269,7 +269,7 @@ def _fast_loss(self:DiffuSeq, batch, generator)->dict:
 
 @patch
 def forward(self:DiffuSeq, batch, generator)->dict: # loss and terms
-    "The training loss of a collated batch (07_training's protocol)."
+    "The training loss of a collated batch (07_training's protocol): Eq. 2 in the paper's recipe, a cross-entropy in nats in the fast one; a scalar and its terms."
     return self._fast_loss(batch, generator) if self.config.loss == 'cross_entropy' else self._paper_loss(batch, generator)
 
 @patch
@@ -298,9 +298,9 @@ def generate(self:TextModel, sources, # list of strings
              mbr:bool=False, # choose among them by minimum Bayes risk (10_mbr)
              *, seed:int=0, batch_size:int=None, # texts at once
              first:int=0, # place of the first source, for a call that continues another
-             progress:bool=True, callback=None, # called with what the order's loop gives (09_sampling)
+             progress:bool=True, callback=None, # called after each call of the network with (ids, hidden, words it would write), (B, n) each; `together` hides all of them to the end
              **settings)->list: # of strings; with n > 1 and not mbr a list of n strings each
-    "Texts for `sources`. Noise comes from (seed, place of the source, number of the candidate): `batch_size` changes nothing."
+    "Texts for `sources`; '' for an empty one. Noise comes from (seed, place of the source, number of the candidate): `batch_size` changes nothing but the last digits of the arithmetic. At temperature 0 the orders 'left' and 'surest' draw nothing: all n candidates are one text. Raises ValueError for sources, numbers or settings that cannot be."
     if isinstance(sources, str): raise ValueError('sources is one string; pass a list of strings')
     sources = list(sources); odd = [i for i, s in enumerate(sources) if not isinstance(s, str)]
     if odd: raise ValueError(f'sources[{odd[0]}] is {type(sources[odd[0]]).__name__}; expected a string')
@@ -368,7 +368,7 @@ def _predictor(self:DiffuSeq, src, valid):
     memory, banned = {}, self._never_written()
     def predict(ids, hidden, asked):
         z, t = self._hidden_states(self.net.table()[ids], hidden)
-        p, guess = self._guess(z, t, src, ~valid, memory.get('last'), mask=asked)
+        p, guess = self._guess(z, t, src, ~valid, memory['last']*hidden[...,None] if memory else None, mask=asked)
         memory['last'] = torch.zeros_like(z).masked_scatter(asked[...,None], guess)
         return p.index_fill_(-1, banned, 0.)
     return predict
@@ -385,7 +385,7 @@ def _block_predictor(self:DiffuSeq, src, valid):
         pick = lambda a: a.gather(1, place.view(*place.shape, *[1]*(a.dim() - 2)).expand(*place.shape, *a.shape[2:]))
         emb, now, ask = net.table()[ids], pick(new), pick(asked)
         z, t = self._hidden_states(pick(emb), ask)
-        h, kv = net.target(z, t, src, torch.cat([~joined, ~(now | ask)], 1), pick(last) if c.self_cond else None, rank=ask.long(), place=place, length=valid.sum(1))
+        h, kv = net.target(z, t, src, torch.cat([~joined, ~(now | ask)], 1), pick(last)*ask[...,None] if c.self_cond else None, rank=ask.long(), place=place, length=valid.sum(1))
         p, keep = net.probs(h, src, mask=ask, place=place), columns_of(now)
         src = grow_source(src, [tuple(a.gather(2, keep[:,None,:,None].expand(-1, a.shape[1], -1, a.shape[3])) for a in pair) for pair in kv])
         read, joined = settled, torch.cat([joined, now.gather(1, keep)], 1)
@@ -471,7 +471,7 @@ def _bound_chain(self:DiffuSeq, sources, targets):
 def bound(self:DiffuSeq, sources, targets, # lists of strings
           samples:int=None, # strata of the sum over steps; None: every term
           draws:int=2, seed:int=0)->dict: # float64 tensors (B,): L_T, L_t, L_0, L_round, total, total_se in nats, bits_per_token, bits_per_character; L_at_t and t
-    "Upper bound of -log p(w^y | w^x), term by term (Eq. 1, 15); pairs longer than the window are cut. Raises ValueError for absorb_law 'coin', whose states are not Gaussian."
+    "Upper bound of -log p(w^y | w^x), term by term (Eq. 1, 15); in the fast recipe of -log p(w^y | w^x, n), the number n of tokens being given. Tokens: of the target with its end; in layout 'fixed' all rows behind the separator, since that model writes its padding. Pairs longer than the window are cut; all are one batch, and a pair's noise depends on the batch. Raises ValueError for absorb_law 'coin', whose states are not Gaussian."
     if self.config.absorb_law == 'coin': raise ValueError("bound: with absorb_law 'coin' the noised states are not Gaussian, and the bound of 05_objective does not hold")
     was = self.training; self.eval()
     with torch.no_grad(): ids, emb, target, denoise, read, grid = self._bound_chain(sources, targets)
@@ -488,7 +488,7 @@ def score(self:TextModel, pairs, # columns src, trg, perhaps refs
           *, metrics:dict=None, # options of `evaluate`, for instance bertscore_model
           **settings # of `generate`
          )->dict:
-    "The seven numbers and more of the model's texts for `pairs`, every side normalised alike (11_metrics)."
+    "What `evaluate` of 11_metrics says of the model's texts for `pairs`, every side normalised alike: bleu, rouge_l, bertscore, dist_1, self_bleu, div_4 (0-1), length (words), sacrebleu, sari (0-100), the same with `_single` for the first candidate, n, n_empty, signatures."
     norm = lambda x: normalize_text(x) if isinstance(x, str) else [normalize_text(t) for t in x]
     refs = pairs['refs'] if 'refs' in pairs.column_names else pairs['trg']
     return evaluate(*([norm(x) for x in side] for side in (pairs['src'], refs, self.generate(list(pairs['src']), n=n, **settings))), **(metrics or {}))

@@ -83,7 +83,7 @@ def step_plan(
     alpha_bar:Tensor, # signal power left, (T+1,) float64
     grid:Tensor, # increasing steps of the chain: one transition less
     size:tuple, # (draws, B)
-    samples:int=None, # K, the strata; None: every transition once
+    samples:int=None, # S, the strata; None: every transition once
     generator=None, # torch.Generator on the CPU
     factor:float=1., # F
 )->tuple: # places of the transitions in the grid, (K, draws, B), and their weights in the sum, float64
