@@ -300,7 +300,7 @@ def generate(self:TextModel, sources, # list of strings
              first:int=0, # place of the first source, for a call that continues another
              progress:bool=True, callback=None, # called after each call of the network with (ids, hidden, words it would write), (B, n) each; `together` hides all of them to the end
              **settings)->list: # of strings; with n > 1 and not mbr a list of n strings each
-    "Texts for `sources`; '' for an empty one. Noise comes from (seed, place of the source, number of the candidate): `batch_size` changes nothing but the last digits of the arithmetic. At temperature 0 the orders 'left' and 'surest' draw nothing: all n candidates are one text. Raises ValueError for sources, numbers or settings that cannot be."
+    "Texts for `sources`; '' for an empty one. Noise comes from (seed, place of the source, number of the candidate): `batch_size` changes nothing but the last digits of the arithmetic. At temperature 0 the orders 'left' and 'surest' draw no words: the n candidates have the n most probable lengths. Raises ValueError for sources, numbers or settings that cannot be."
     if isinstance(sources, str): raise ValueError('sources is one string; pass a list of strings')
     sources = list(sources); odd = [i for i, s in enumerate(sources) if not isinstance(s, str)]
     if odd: raise ValueError(f'sources[{odd[0]}] is {type(sources[odd[0]]).__name__}; expected a string')
@@ -340,13 +340,11 @@ def _in_batches(self:TextModel, keys, rows, c, seed, first, size, callback, bar)
 # %% ../nbs/12_model.ipynb #4dc1cc77
 @patch
 def _lengths(self:DiffuSeq, src, keys, seed, temperature):
-    "Length of each target: the most probable; for further candidates, drawn at the call's temperature."
-    p = self.net.length_logits(src).float(); p[:,0] = -float('inf')
-    best = p.argmax(1)
-    if temperature <= 0: return best
+    "Length of each target: the most probable for the first candidate; for candidate k the k-th most probable or, at a positive temperature, drawn."
+    p, k = self.net.length_logits(src).float()[:,1:], torch.tensor([k for _, k in keys], device=src.ids.device) # no text is empty
+    if temperature <= 0: return 1 + p.argsort(dim=1, descending=True, stable=True).gather(1, k[:,None] % p.shape[1])[:,0]
     u = RowNoise(seed_of(seed, 5), keys, [1]*len(keys), p.device).uniform(1)
-    drawn = choose_words(p.softmax(-1)[:,None], temperature, u)
-    return torch.where(torch.tensor([k > 0 for _, k in keys], device=p.device), drawn[:,0], best)
+    return 1 + torch.where(k > 0, choose_words(p.softmax(-1)[:,None], temperature, u)[:,0], p.argmax(1))
 
 # %% ../nbs/12_model.ipynb #9d8371fc
 def columns_of(

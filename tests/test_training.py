@@ -46,7 +46,7 @@ def test_a_run_learns_and_ends_with_its_best_weights(whole):
     assert min(losses) < 0.9*losses[0] and len(losses) == -(-N//c.eval_every)
     best = load_run(folder)
     rows = list(encode_pairs(tiny.pairs(40), best.tokenizer, c))[:c.n_valid]
-    assert held_out_loss(best, rows, c, 'cpu') == pytest.approx(min(losses), rel=1e-5)
+    assert held_out_loss(best, rows, c, 'cpu') == pytest.approx(min(losses), rel=1e-5 if not torch.cpu._is_avx512_bf16_supported() else 2e-3) # there the run computed in bfloat16
     if c.level_law == 'loss_aware':                          # the history was full, so Eq. 3 really drew the steps
         steps = DiffuSeq(c, best.tokenizer); steps.load_extra_state({k[6:]: v for k, v in tiny.state(folder).items() if k.startswith('extra.')})
         p = steps.steps.probabilities(); assert p.max() > 1.2*p.min()
