@@ -96,7 +96,7 @@ def attend(
     v, # values, as the keys
     bias, # added to the scores, broadcastable to (B, heads, n, p)
 )->torch.Tensor: # (B, heads, n, h)
-    "softmax(q k^T / sqrt(h) + bias) v: one fused kernel on a GPU, two products and a softmax in full precision elsewhere."
+    "softmax(q k^T / sqrt(h) + bias) v: one fused kernel on a GPU; elsewhere two products in the precision of q and a softmax in that of bias."
     if q.is_cuda: return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
     return ((q @ k.mT)*q.shape[-1]**-0.5 + bias).softmax(-1).to(v.dtype) @ v
 
@@ -207,8 +207,9 @@ def _inputs(self:Denoiser, z, t=None, self_cond=None, remaining=None):
     if t is not None:
         said = self.time_embed(clock(1000*t/self.config.T))
         if self.config.length_head: said = said + self.remaining(clock(4*remaining))
+        if self_cond is not None: said = said + self.previous(self_cond)
         x = x + said*(t > 0)[...,None]
-    return x if self_cond is None else x + self.previous(self_cond)
+    return x
 
 @patch
 def target(self:Denoiser, z, # states of y, (B, n, d)

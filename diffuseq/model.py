@@ -259,7 +259,7 @@ def _fast_loss(self:DiffuSeq, batch, generator)->dict:
         if torch.rand(1, generator=generator) < 0.5:
             with torch.no_grad():
                 h = self._read(emb, z, t, src, ypad, rank, previous)
-                previous[noisy] = (net.probs(h, src, mask=noisy) @ net.table().float()).to(previous)
+                p = net.probs(h, src, mask=noisy); previous[noisy] = (p @ net.table().to(p)).to(previous)
     h = self._read(emb, z, t, src, ypad, rank, previous)
     words = net.token_nll(h, y, noisy, src).mean()
     loss = words + c.absorb_penalty*self.absorb.norm() if c.absorb_penalty else words
@@ -300,7 +300,7 @@ def generate(self:TextModel, sources, # list of strings
              first:int=0, # place of the first source, for a call that continues another
              progress:bool=True, callback=None, # called after each call of the network with (ids, hidden, words it would write), (B, n) each; `together` hides all of them to the end
              **settings)->list: # of strings; with n > 1 and not mbr a list of n strings each
-    "Texts for `sources`; '' for an empty one. Noise comes from (seed, place of the source, number of the candidate): `batch_size` changes nothing but the last digits of the arithmetic. At temperature 0 the orders 'left' and 'surest' draw no words: the n candidates have the n most probable lengths. Raises ValueError for sources, numbers or settings that cannot be."
+    "Texts for `sources`; '' for an empty one. Noise comes from (seed, place of the source, number of the candidate): `batch_size` changes nothing but the last digits of the arithmetic. At temperature 0 a DiffuSeq of the fast recipe gives its n candidates the n most probable lengths (the twin draws nothing there: n equal texts). Raises ValueError for sources, numbers or settings that cannot be."
     if isinstance(sources, str): raise ValueError('sources is one string; pass a list of strings')
     sources = list(sources); odd = [i for i, s in enumerate(sources) if not isinstance(s, str)]
     if odd: raise ValueError(f'sources[{odd[0]}] is {type(sources[odd[0]]).__name__}; expected a string')
@@ -340,7 +340,7 @@ def _in_batches(self:TextModel, keys, rows, c, seed, first, size, callback, bar)
 # %% ../nbs/12_model.ipynb #4dc1cc77
 @patch
 def _lengths(self:DiffuSeq, src, keys, seed, temperature):
-    "Length of each target: the most probable for the first candidate; for candidate k the k-th most probable or, at a positive temperature, drawn."
+    "Length of each target: candidates in turn have the most probable, the second, ... or, at a positive temperature, all but the first are drawn."
     p, k = self.net.length_logits(src).float()[:,1:], torch.tensor([k for _, k in keys], device=src.ids.device) # no text is empty
     if temperature <= 0: return 1 + p.argsort(dim=1, descending=True, stable=True).gather(1, k[:,None] % p.shape[1])[:,0]
     u = RowNoise(seed_of(seed, 5), keys, [1]*len(keys), p.device).uniform(1)
@@ -366,7 +366,7 @@ def _predictor(self:DiffuSeq, src, valid):
     memory, banned = {}, self._never_written()
     def predict(ids, hidden, asked):
         z, t = self._hidden_states(self.net.table()[ids], hidden)
-        p, guess = self._guess(z, t, src, ~valid, memory['last']*hidden[...,None] if memory else None, mask=asked)
+        p, guess = self._guess(z, t, src, ~valid, memory.get('last'), mask=asked)
         memory['last'] = torch.zeros_like(z).masked_scatter(asked[...,None], guess)
         return p.index_fill_(-1, banned, 0.)
     return predict
@@ -383,7 +383,7 @@ def _block_predictor(self:DiffuSeq, src, valid):
         pick = lambda a: a.gather(1, place.view(*place.shape, *[1]*(a.dim() - 2)).expand(*place.shape, *a.shape[2:]))
         emb, now, ask = net.table()[ids], pick(new), pick(asked)
         z, t = self._hidden_states(pick(emb), ask)
-        h, kv = net.target(z, t, src, torch.cat([~joined, ~(now | ask)], 1), pick(last)*ask[...,None] if c.self_cond else None, rank=ask.long(), place=place, length=valid.sum(1))
+        h, kv = net.target(z, t, src, torch.cat([~joined, ~(now | ask)], 1), pick(last) if c.self_cond else None, rank=ask.long(), place=place, length=valid.sum(1))
         p, keep = net.probs(h, src, mask=ask, place=place), columns_of(now)
         src = grow_source(src, [tuple(a.gather(2, keep[:,None,:,None].expand(-1, a.shape[1], -1, a.shape[3])) for a in pair) for pair in kv])
         read, joined = settled, torch.cat([joined, now.gather(1, keep)], 1)
@@ -412,7 +412,7 @@ def _together(self:DiffuSeq, src, valid, c, noise, callback)->torch.Tensor: # id
     def denoise(z, t):
         levels = valid.long()*t
         p, expected = self._guess(self._at_end(z, levels)*input_scale(levels, self.alpha_bar, c.noise_factor).to(z), levels, src, ~valid, last.get('guess'))
-        last['guess'], tau = expected*valid[...,None], c.temperature*t/c.T
+        last['guess'], tau = expected, c.temperature*t/c.T
         last['words'] = choose_words(p, tau, noise.uniform(valid.shape[1]) if tau > 0 else None)
         return table[last['words']] if c.rounding else expected
     see = (lambda t, s, z, guess: callback(last['words'], valid, last['words'])) if callback else None

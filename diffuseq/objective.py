@@ -86,7 +86,7 @@ def step_plan(
     samples:int=None, # S, the strata; None: every transition once
     generator=None, # torch.Generator on the CPU
     factor:float=1., # F
-)->tuple: # places of the transitions in the grid, (K, draws, B), and their weights in the sum, float64
+)->tuple: # places of the transitions in the grid, (S, draws, B) (S: all of them where samples is None), and their weights in the sum, float64
     "Which terms of the sum in Eq. 15 are computed: all with weight 1, or a stratified draw that is unbiased for their sum (O6)."
     n = len(grid) - 1
     if samples is None or n == 0: return torch.arange(n).view(-1, 1, 1).expand(n, *size), torch.ones(n, *size, dtype=torch.float64)
@@ -108,10 +108,10 @@ def _check_chain(grid, alpha_bar, draws):
 # %% ../nbs/05_objective.ipynb #8d493fb9
 def _collect(step, ends, grid, index, weight, device):
     "Fill in every planned term and add up."
-    (K, draws, B), grid = index.shape, grid.to(device)
+    (S, draws, B), grid = index.shape, grid.to(device)
     index, weight = index.to(device), weight.to(device)
     kl = torch.zeros_like(weight)
-    for i in range(K):
+    for i in range(S):
         for r in range(draws): kl[i,r] = step(grid[index[i,r]], grid[index[i,r] + 1])
     end = torch.stack([ends(grid[:1].expand(B)) for _ in range(draws)])
     parts = torch.cat([weight*kl, end.sum(1)[None]])
@@ -135,7 +135,7 @@ def bound_terms(
     samples:int=None, # strata of the sum over steps; None: each of its terms
     draws:int=2, # independent noises for each term, at least 2
     generator=None, # torch.Generator on the CPU
-)->dict: # float64, nats: L_T, L_t, L_0, L_round, total, total_se (B,); the single terms L_at_t (K, draws, B) and their t
+)->dict: # float64, nats: L_T, L_t, L_0, L_round, total, total_se (B,); the single terms L_at_t (S, draws, B) and their t
     "The bound of Eq. 1 = Eq. 15, or (O5), for each example, with the standard error of its total. Raises ValueError on a bad grid."
     grid, a = _check_chain(grid, alpha_bar, draws), alpha_bar.cpu().clone()
     if absorb is not None: a[-1] = 0

@@ -40,7 +40,7 @@ def orthogonalize(
 # %% ../nbs/07_training.ipynb #4fdb25fe
 class Muon(torch.optim.Optimizer):
     "Momentum, made orthogonal (R1); for matrices only. All matrices of one shape go through one batched product."
-    def __init__(self, params, lr:float=2e-3, momentum:float=0.95, weight_decay:float=0.01, dtype=torch.float32):
+    def __init__(self, params, lr:float=2e-3, momentum:float=0.95, weight_decay:float=0.01, dtype=None): # dtype: in which it multiplies; None: that of the weights
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay)); self.dtype = dtype
 
     @torch.no_grad()
@@ -51,7 +51,7 @@ class Muon(torch.optim.Optimizer):
                 ms = [self.state[p].setdefault('momentum', torch.zeros_like(p)) for p in ps]
                 grads = [p.grad for p in ps]
                 torch._foreach_lerp_(ms, grads, 1 - g['momentum'])
-                step = orthogonalize(torch.stack(torch._foreach_lerp(grads, ms, g['momentum'])).to(self.dtype))
+                step = orthogonalize(torch.stack(torch._foreach_lerp(grads, ms, g['momentum'])).to(self.dtype or ps[0].dtype))
                 torch._foreach_mul_(ps, 1 - g['lr']*g['weight_decay'])
                 torch._foreach_add_(ps, list((step.to(ps[0].dtype)*(-g['lr']*0.2*max(shape)**0.5)).unbind()))
 
@@ -59,7 +59,7 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(
     model, # with a list of blocks at model.net.blocks, where `muon` is asked for
     config, # a Config
-    dtype=torch.float32, # in which Muon multiplies
+    dtype=None, # in which Muon multiplies; None: that of the weights
 )->list:
     "Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all (`optimizer`)."
     blocks = [p for p in model.net.blocks.parameters() if p.ndim == 2] if config.optimizer == 'muon' else []
@@ -220,7 +220,7 @@ class Run:
         model.to(self.accelerator.device).train()
         self.compiles = self.config.compile and (bf16 or self.accelerator.device.type == 'cuda') # where float32 products dominate, compiled blocks were no faster and cost a minute to make
         self.model = self.accelerator.prepare_model(model)
-        self.optimizers = make_optimizers(model, self.config, torch.bfloat16 if bf16 else torch.float32)
+        self.optimizers = make_optimizers(model, self.config, torch.bfloat16 if bf16 else None)
         self.average = {n: p.detach().clone() for n, p in model.named_parameters()} if self.config.ema else {}
         self.numbers = dict(update=0, seconds=0., best=None, best_update=0, evaluated=0)
         self.resume()
