@@ -11,7 +11,7 @@ MINUTES ?= $(if $(filter smoke,$(PROFILE)),0.2,10)
 DATA_DIR ?=
 N_EVAL ?= 300
 # texts for each source when a run is evaluated; 1: no minimum Bayes risk, no diversity
-CANDIDATES ?= 3
+CANDIDATES ?= 5
 PROCESSES ?= 1
 NAME ?= $(notdir $(TASK))$(if $(filter-out fast,$(RECIPE)),-$(RECIPE))$(if $(filter-out cpu,$(PROFILE)),-$(PROFILE))
 

@@ -11,7 +11,6 @@ from diffuseq.text import encode_pairs, make_tokenizer, train_batches
 from diffuseq.training import Run, backward_pass, ema_decay, held_out_loss, read_log
 
 N = 44
-slow = pytest.mark.skipif(not os.environ.get('SLOW'), reason='takes minutes in all; SLOW=1 runs it')
 
 def log_of(run_dir):
     "The log without what a clock says."
@@ -32,7 +31,7 @@ def undisturbed(tmp_path_factory):
         return c, folder, read_log(folder)[-1]['seconds']
     return make
 
-@pytest.fixture(params=['fast', 'paper', pytest.param('twin', marks=slow)])
+@pytest.fixture(params=['fast', 'paper', pytest.param('twin', marks=tiny.slow)])
 def whole(request, undisturbed): return undisturbed(request.param)
 
 @pytest.fixture
@@ -147,7 +146,7 @@ def compiled_eagerly(folder, c, updates):
     training.held_out_loss = lambda *_: 1.
     compiling(folder, c, updates)
 
-@pytest.mark.parametrize('changes', [{}, pytest.param(dict(width=24, n_heads=1, max_source=24), marks=slow), pytest.param(dict(batch_tokens=1024, dropout=0.), marks=slow), pytest.param(dict(recipe='twin'), marks=slow)], ids=str)
+@pytest.mark.parametrize('changes', [{}, pytest.param(dict(width=24, n_heads=1, max_source=24), marks=tiny.slow), pytest.param(dict(batch_tokens=1024, dropout=0.), marks=tiny.slow), pytest.param(dict(recipe='twin'), marks=tiny.slow)], ids=str)
 def test_code_of_one_artificial_batch_serves_all(changes, tmp_path):
     "Whatever the shapes of the data, no update meets a case that was not compiled before the first one: so a resumed run has the same code."
     c = tiny.config(**dict(recipe='fast', compile=True, precision='bf16', n_layers=1) | changes)
@@ -164,7 +163,7 @@ def test_without_a_working_compiler_it_trains_all_the_same(tmp_path):
     assert tiny.finish(tiny.train, tmp_path/'plain', replace(c, compile=False), 3) == 0
     assert not tiny.different(tiny.state(tmp_path/'none'), tiny.state(tmp_path/'plain')) and not tiny.different(tiny.state(tmp_path/'broken'), tiny.state(tmp_path/'plain'))
 
-@slow
+@tiny.slow
 def test_compiled_and_killed_at_random_moments(tmp_path):
     "With machine code made anew at every start, from an empty cache."
     c = tiny.config('fast', compile=True, precision='bf16')

@@ -3,7 +3,7 @@ import os
 os.environ.update(OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false', TQDM_DISABLE='1')
 import functools, multiprocessing, sys
 from pathlib import Path
-import datasets, torch
+import datasets, pytest, torch
 from safetensors.torch import load_file
 from diffuseq.config import make_config
 from diffuseq.data import load_pairs
@@ -13,6 +13,7 @@ from diffuseq.training import Run
 
 torch.set_num_threads(1)
 datasets.disable_progress_bars()
+slow = pytest.mark.skipif(not os.environ.get('SLOW'), reason='takes minutes in all; SLOW=1 runs it')
 processes = multiprocessing.get_context('forkserver')     # a clean server imports once and forks: real processes that start at once
 processes.set_forkserver_preload(['tiny', 'torch.utils.tensorboard'])
 os.environ['PYTHONPATH'] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get('PYTHONPATH')])])
