@@ -124,16 +124,16 @@ def load(name, device=None):
     return load_run(name).to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
 
 CHUNK = 256 # lines that are generated and written at a time, where no batch size is given
-SETTINGS = ('n', 'mbr', 'steps', 'sampler', 'order', 'temperature', 'beam', 'seed')
+SETTINGS = ('n', 'mbr', 'likeliest', 'steps', 'sampler', 'order', 'temperature', 'beam', 'seed')
 
 def generate(args):
     "The command: from `args.input` to `args.output`, going on where an earlier start was interrupted."
-    if args.mbr and args.n < 2: raise ValueError('--mbr chooses among candidates: give --n 2 or more (the paper takes 10)')
+    if (args.mbr or args.likeliest) and args.n < 2: raise ValueError('--mbr and --likeliest choose among candidates: give --n 2 or more (the paper takes 10)')
     name = 'standard input' if args.input == '-' else args.input
     with open(0 if args.input == '-' else args.input, 'rb', closefd=args.input != '-') as stream:
         rows = (row | dict(plain=row['plain'] and not args.json) for row in read_sources(stream, name))
         head = list(islice(rows, 1))
-        if head and head[0]['plain'] and args.n > 1 and not args.mbr: raise ValueError(f'a plain line holds one text, --n {args.n} gives several: add --json, or --mbr to keep the best')
+        if head and head[0]['plain'] and args.n > 1 and not (args.mbr or args.likeliest): raise ValueError(f'a plain line holds one text, --n {args.n} gives several: add --json, or --mbr or --likeliest to keep one')
         model, rows = load(args.model, args.device), chain(head, rows)
         settings = {k: getattr(args, k) for k in SETTINGS}
         if args.output == '-': return write_lines(model, rows, sys.stdout.buffer, args, settings)
@@ -265,6 +265,7 @@ def parser():
     g.add_argument('--json', action='store_true', help='write JSON lines also for plain ones')
     g.add_argument('--n', type=at_least(1), default=1, help='candidates for each text (default 1)')
     g.add_argument('--mbr', action='store_true', help='keep the candidate that agrees most with the others')
+    g.add_argument('--likeliest', action='store_true', help='keep the candidate that the model finds most probable, a token')
     g.add_argument('--steps', type=at_least(1), help='denoiser calls (this and the next four: the default is the model\'s own)')
     g.add_argument('--sampler', choices=('ddpm', 'ddim', 'dpmpp', 'renoise'))
     g.add_argument('--order', choices=('together', 'surest', 'left'))

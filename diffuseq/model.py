@@ -45,6 +45,9 @@ class TextModel(nn.Module):
     @property
     def device(self): "Where the weights are."; return next(self.parameters()).device
 
+    @property
+    def exact(self): "Whether `log_prob` gives the exact cost of a text."; return hasattr(self, 'log_prob') and self.config.levels == 'blocks'
+
     def fit(self, train, valid, # pairs: columns src, trg
             run_dir, # folder of the run; a run that is there is continued
             **settings, # minutes, max_updates, device, progress: of 07_training's fit
@@ -296,6 +299,7 @@ def with_settings(config:Config, **given)->Config:
 def generate(self:TextModel, sources, # list of strings
              n:int=1, # candidates for each source
              mbr:bool=False, # choose among them by minimum Bayes risk (10_mbr)
+             likeliest:bool=False, # or the one that the model itself finds most probable, a token
              *, seed:int=0, batch_size:int=None, # texts at once
              first:int=0, # place of the first source, for a call that continues another
              progress:bool=True, callback=None, # called after each call of the network with (ids, hidden, words it would write), (B, n) each; `together` hides all of them to the end
@@ -304,7 +308,9 @@ def generate(self:TextModel, sources, # list of strings
     if isinstance(sources, str): raise ValueError('sources is one string; pass a list of strings')
     sources = list(sources); odd = [i for i, s in enumerate(sources) if not isinstance(s, str)]
     if odd: raise ValueError(f'sources[{odd[0]}] is {type(sources[odd[0]]).__name__}; expected a string')
-    if not isinstance(n, int) or n < 1 or (mbr and n < 2): raise ValueError(f'n={n}: must be a whole number, at least {2 if mbr else 1}' + (', since mbr=True chooses among candidates' if mbr else ''))
+    if not isinstance(n, int) or n < 1 or ((mbr or likeliest) and n < 2): raise ValueError(f'n={n}: must be a whole number, at least {2 if mbr or likeliest else 1}' + (', since mbr=True and likeliest=True choose among candidates' if mbr or likeliest else ''))
+    if mbr and likeliest: raise ValueError('mbr=True and likeliest=True are two ways to choose: take one')
+    if likeliest and not self.exact: raise ValueError(f"likeliest: this model (recipe {self.config.recipe!r}, levels {self.config.levels!r}) has no exact log_prob to choose by; mbr=True needs none")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1): raise ValueError(f'batch_size={batch_size}: must be a whole number, at least 1')
     c = with_settings(self.config, **settings)
     rows = encode_sources(sources, self.tokenizer, self.config)
@@ -316,6 +322,7 @@ def generate(self:TextModel, sources, # list of strings
     with torch.no_grad(), tqdm(total=len(keys), unit='text', disable=None if progress else True) as bar:
         for (i, k), text in zip(keys, self._in_batches(keys, rows, c, seed, first, batch_size or self.default_batch(), callback, bar)): out[i][k] = text
     self.train(was)
+    if likeliest: return self.likeliest(sources, out)
     return mbr_select(out) if mbr else [o[0] for o in out] if n == 1 else out
 
 # %% ../nbs/12_model.ipynb #30879a12
@@ -478,6 +485,40 @@ def bound(self:DiffuSeq, sources, targets, # lists of strings
     self.train(was)
     tokens = target.sum(1).double(); letters = torch.tensor([max(1, len(decode(i[m], self.tokenizer))) for i, m in zip(ids.cpu(), target.cpu())]).to(tokens)
     return out | dict(bits_per_token=out['total']/tokens/math.log(2), bits_per_character=out['total']/letters/math.log(2))
+
+# %% ../nbs/12_model.ipynb #6938130c
+@patch
+def log_prob(self:DiffuSeq, sources, targets, # lists of strings
+             batch_size:int=None, # pairs at once
+            )->dict: # float64 tensors (B,): log_prob and, of it, length, in nats; bits_per_token, bits_per_character
+    "log p(w^y | w^x) of writing from the left, the length included, exactly and in one pass (Eq. 4; V7 of 06_levels); pairs longer than the window are cut. Raises ValueError for an empty source, or levels other than 'blocks'."
+    if self.config.levels != 'blocks': raise ValueError(f"log_prob: levels {self.config.levels!r}; one pass over all beginnings needs levels 'blocks'")
+    rows, was, size, net, parts = self._encoded(sources, targets), self.training, batch_size or self.default_batch(), self.net, []
+    self.eval()
+    for part in (rows[i:i + size] for i in range(0, len(rows), size)):
+        b = {k: v.to(self.device) for k, v in collate(part, self.config).items()}; m = self._split(b['target'])
+        y, pad = b['ids'][:,m:], b['pad'][:,m:]; place = torch.arange(y.shape[1], device=y.device)
+        with torch.no_grad():
+            src, emb = net.source(b['ids'][:,:m], b['pad'][:,:m]), net.table()[y]; z, t = self._hidden_states(emb, ~pad)
+            h = net.streams(emb, z, t, src, pad, place.expand_as(y), torch.zeros_like(z) if self.config.self_cond else None)
+            p = net.probs(h, src, mask=~pad).index_fill_(-1, self._never_written(), 0.).double(); log_p = (p.gather(1, y[~pad][:,None])[:,0]/p.sum(1)).log()
+            length = net.length_logits(src).double()[:,1:].log_softmax(1).gather(1, (~pad).sum(1, keepdim=True) - 1)[:,0]
+        parts.append(torch.stack([torch.zeros(y.shape, dtype=torch.float64, device=y.device).masked_scatter(~pad, log_p).sum(1) + length, length]))
+    self.train(was)
+    (log_prob, length), tokens = torch.cat(parts, 1), torch.tensor([len(r['trg_ids']) for r in rows], dtype=torch.float64, device=self.device)
+    letters = torch.tensor([max(1, len(decode(r['trg_ids'], self.tokenizer))) for r in rows]).to(tokens)
+    return dict(log_prob=log_prob, length=length, bits_per_token=-log_prob/tokens/math.log(2), bits_per_character=-log_prob/letters/math.log(2))
+
+# %% ../nbs/12_model.ipynb #9abd1aec
+@patch
+def likeliest(self:TextModel, sources, # list of strings
+              candidates, # for each source a list of texts, as many everywhere
+             )->list: # of strings
+    "Of each source's candidates the one with the fewest bits a token under the model's own `log_prob` (Eq. 4); the first of equals, and of an empty source."
+    at = [i for i, s in enumerate(sources) if s.strip()]; k = len(candidates[0])
+    bits = self.log_prob([sources[i] for i in at for _ in range(k)], [t for i in at for t in candidates[i]])['bits_per_token'].view(-1, k)
+    best = dict(zip(at, bits.argmin(1).tolist()))
+    return [c[best.get(i, 0)] for i, c in enumerate(candidates)]
 
 # %% ../nbs/12_model.ipynb #8c19041c
 @patch
