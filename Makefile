@@ -10,7 +10,7 @@ PROFILE ?= cpu
 MINUTES ?= $(if $(filter smoke,$(PROFILE)),0.2,10)
 DATA_DIR ?=
 N_EVAL ?= 300
-# texts for each source when a run is evaluated; 1: no minimum Bayes risk, no diversity
+# texts for each source when a run is evaluated; 1: no choice among them, no diversity
 CANDIDATES ?= 5
 PROCESSES ?= 1
 NAME ?= $(notdir $(TASK))$(if $(filter-out fast,$(RECIPE)),-$(RECIPE))$(if $(filter-out cpu,$(PROFILE)),-$(PROFILE))

@@ -128,13 +128,14 @@ SETTINGS = ('n', 'mbr', 'likeliest', 'steps', 'sampler', 'order', 'temperature',
 
 def generate(args):
     "The command: from `args.input` to `args.output`, going on where an earlier start was interrupted."
-    if (args.mbr or args.likeliest) and args.n < 2: raise ValueError('--mbr and --likeliest choose among candidates: give --n 2 or more (the paper takes 10)')
+    if (args.mbr or args.likeliest) and args.n < 2: raise ValueError('--mbr and --likeliest choose among candidates: give --n 2 or more (the paper takes 10 for --mbr)')
     name = 'standard input' if args.input == '-' else args.input
     with open(0 if args.input == '-' else args.input, 'rb', closefd=args.input != '-') as stream:
         rows = (row | dict(plain=row['plain'] and not args.json) for row in read_sources(stream, name))
         head = list(islice(rows, 1))
         if head and head[0]['plain'] and args.n > 1 and not (args.mbr or args.likeliest): raise ValueError(f'a plain line holds one text, --n {args.n} gives several: add --json, or --mbr or --likeliest to keep one')
         model, rows = load(args.model, args.device), chain(head, rows)
+        if args.likeliest and not model.exact: raise ValueError(f'--likeliest: {args.model} cannot say what a text costs; --mbr needs no such thing')
         settings = {k: getattr(args, k) for k in SETTINGS}
         if args.output == '-': return write_lines(model, rows, sys.stdout.buffer, args, settings)
         asked = settings | dict(json=args.json, model=fingerprint(model), first_text=hashlib.sha256(str([r['source'] for r in head]).encode()).hexdigest()[:16])
@@ -264,8 +265,9 @@ def parser():
     g.add_argument('--out', dest='output', default='-', metavar='FILE', help='as many lines; - is standard output (default)')
     g.add_argument('--json', action='store_true', help='write JSON lines also for plain ones')
     g.add_argument('--n', type=at_least(1), default=1, help='candidates for each text (default 1)')
-    g.add_argument('--mbr', action='store_true', help='keep the candidate that agrees most with the others')
-    g.add_argument('--likeliest', action='store_true', help='keep the candidate that the model finds most probable, a token')
+    choice = g.add_mutually_exclusive_group()
+    choice.add_argument('--mbr', action='store_true', help='keep the candidate that agrees most with the others')
+    choice.add_argument('--likeliest', action='store_true', help='keep the candidate that the model finds most probable, a token')
     g.add_argument('--steps', type=at_least(1), help='denoiser calls (this and the next four: the default is the model\'s own)')
     g.add_argument('--sampler', choices=('ddpm', 'ddim', 'dpmpp', 'renoise'))
     g.add_argument('--order', choices=('together', 'surest', 'left'))

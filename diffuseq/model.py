@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from safetensors.torch import save as save_tensors
 from tqdm import tqdm
 from .config import Config, load_config, save_config, write_atomic
-from .text import collate, decode, encode_pairs, encode_sources, load_tokenizer
+from .text import _encode_batch, collate, decode, encode_pairs, encode_sources, encode_texts, load_tokenizer
 from .schedule import make_alpha_bar
 from .forward import q_z0, q_sample, input_scale
 from .denoiser import BertDenoiser, Denoiser, grow_source, repeat_source
@@ -35,6 +35,7 @@ EXTRA = 'official_extra.safetensors'
 
 class TextModel(nn.Module):
     "What DiffuSeq and its baselines share: fit, save, load, score. A subclass gives `net`, `forward(batch, generator)` and `_generate_rows`."
+    exact = False # whether `log_prob` gives the exact cost of a text
     official_extra = None # bytes of a file that a checkpoint of the authors brought along and only their code needs (12_official)
 
     def __init__(self, config:Config, tokenizer):
@@ -45,8 +46,6 @@ class TextModel(nn.Module):
     @property
     def device(self): "Where the weights are."; return next(self.parameters()).device
 
-    @property
-    def exact(self): "Whether `log_prob` gives the exact cost of a text."; return hasattr(self, 'log_prob') and self.config.levels == 'blocks'
 
     def fit(self, train, valid, # pairs: columns src, trg
             run_dir, # folder of the run; a run that is there is continued
@@ -89,10 +88,10 @@ def _never_written(self:TextModel):
 @patch
 def _encoded(self:TextModel, sources, targets)->list:
     "Rows of pairs of strings; pairs longer than the window are cut. Raises ValueError for a source that is empty."
-    from datasets import Dataset
-    empty = [i for i, s in enumerate(sources) if not s.strip()]
+    empty = [i for i, (s, ids) in enumerate(zip(sources, encode_texts(list(sources), self.tokenizer))) if not s.strip() or not ids]
     if empty: raise ValueError(f'source {empty[0]} is empty: leave such pairs out')
-    return list(encode_pairs(Dataset.from_dict(dict(src=list(sources), trg=list(targets))), self.tokenizer, self.config, truncate=True))
+    out = _encode_batch(dict(src=list(sources), trg=list(targets)), self.tokenizer, self.config, True)
+    return [dict(src_ids=x, trg_ids=y) for x, y in zip(out['src_ids'], out['trg_ids'])]
 
 @patch
 def _read_sources(self:TextModel, rows, keys):
@@ -162,6 +161,9 @@ class DiffuSeq(TextModel):
 
     @property
     def absorb(self): "m of the soft absorbing state, or None."; return self.net.absorb
+
+    @property
+    def exact(self): "Whether `log_prob` gives the exact cost of a text: words hidden behind m, in blocks."; return self.config.levels == 'blocks' and self.config.absorbing
 
     @property
     def beta_0(self): "Variance of q_phi(z_0 | w): the schedule's first beta, or 0."; return float(1 - self.alpha_bar[1]) if self.config.embedding_noise else 0.
@@ -303,7 +305,7 @@ def generate(self:TextModel, sources, # list of strings
              *, seed:int=0, batch_size:int=None, # texts at once
              first:int=0, # place of the first source, for a call that continues another
              progress:bool=True, callback=None, # called after each call of the network with (ids, hidden, words it would write), (B, n) each; `together` hides all of them to the end
-             **settings)->list: # of strings; with n > 1 and not mbr a list of n strings each
+             **settings)->list: # of strings; with n > 1 and no choice among them a list of n strings each
     "Texts for `sources`; '' for an empty one. Noise comes from (seed, place of the source, number of the candidate): `batch_size` changes nothing but the last digits of the arithmetic. At temperature 0 a DiffuSeq of the fast recipe gives its n candidates the n most probable lengths (the twin draws nothing there: n equal texts). Raises ValueError for sources, numbers or settings that cannot be."
     if isinstance(sources, str): raise ValueError('sources is one string; pass a list of strings')
     sources = list(sources); odd = [i for i, s in enumerate(sources) if not isinstance(s, str)]
@@ -322,7 +324,7 @@ def generate(self:TextModel, sources, # list of strings
     with torch.no_grad(), tqdm(total=len(keys), unit='text', disable=None if progress else True) as bar:
         for (i, k), text in zip(keys, self._in_batches(keys, rows, c, seed, first, batch_size or self.default_batch(), callback, bar)): out[i][k] = text
     self.train(was)
-    if likeliest: return self.likeliest(sources, out)
+    if likeliest: best = dict(zip(todo, self.likeliest([sources[i] for i in todo], [out[i] for i in todo], min(64, batch_size or 64)))); return [best.get(i, '') for i in range(len(out))]
     return mbr_select(out) if mbr else [o[0] for o in out] if n == 1 else out
 
 # %% ../nbs/12_model.ipynb #30879a12
@@ -489,19 +491,19 @@ def bound(self:DiffuSeq, sources, targets, # lists of strings
 # %% ../nbs/12_model.ipynb #6938130c
 @patch
 def log_prob(self:DiffuSeq, sources, targets, # lists of strings
-             batch_size:int=None, # pairs at once
+             batch_size:int=64, # pairs at once
             )->dict: # float64 tensors (B,): log_prob and, of it, length, in nats; bits_per_token, bits_per_character
-    "log p(w^y | w^x) of writing from the left, the length included, exactly and in one pass (Eq. 4; V7 of 06_levels); pairs longer than the window are cut. Raises ValueError for an empty source, or levels other than 'blocks'."
-    if self.config.levels != 'blocks': raise ValueError(f"log_prob: levels {self.config.levels!r}; one pass over all beginnings needs levels 'blocks'")
-    rows, was, size, net, parts = self._encoded(sources, targets), self.training, batch_size or self.default_batch(), self.net, []
+    "log p(w^y | w^x) of writing from the left, the length included, exactly and in one pass (Eq. 4; V7 of 06_levels); pairs longer than the window are cut. Raises ValueError for an empty source, or a model that is not `exact`."
+    if not self.exact: raise ValueError(f"log_prob: levels {self.config.levels!r}, absorbing {self.config.absorbing}; one pass over all beginnings needs levels 'blocks' and absorbing True")
+    rows, was, net, parts = self._encoded(sources, targets), self.training, self.net, []
     self.eval()
-    for part in (rows[i:i + size] for i in range(0, len(rows), size)):
+    for part in (rows[i:i + batch_size] for i in range(0, len(rows), batch_size)):
         b = {k: v.to(self.device) for k, v in collate(part, self.config).items()}; m = self._split(b['target'])
         y, pad = b['ids'][:,m:], b['pad'][:,m:]; place = torch.arange(y.shape[1], device=y.device)
         with torch.no_grad():
             src, emb = net.source(b['ids'][:,:m], b['pad'][:,:m]), net.table()[y]; z, t = self._hidden_states(emb, ~pad)
             h = net.streams(emb, z, t, src, pad, place.expand_as(y), torch.zeros_like(z) if self.config.self_cond else None)
-            p = net.probs(h, src, mask=~pad).index_fill_(-1, self._never_written(), 0.).double(); log_p = (p.gather(1, y[~pad][:,None])[:,0]/p.sum(1)).log()
+            p = net.probs(h, src, mask=~pad).index_fill_(-1, self._never_written(), 0.); log_p = p.gather(1, y[~pad][:,None])[:,0].double().log() - p.sum(1, dtype=torch.float64).log()
             length = net.length_logits(src).double()[:,1:].log_softmax(1).gather(1, (~pad).sum(1, keepdim=True) - 1)[:,0]
         parts.append(torch.stack([torch.zeros(y.shape, dtype=torch.float64, device=y.device).masked_scatter(~pad, log_p).sum(1) + length, length]))
     self.train(was)
@@ -512,18 +514,18 @@ def log_prob(self:DiffuSeq, sources, targets, # lists of strings
 # %% ../nbs/12_model.ipynb #9abd1aec
 @patch
 def likeliest(self:TextModel, sources, # list of strings
-              candidates, # for each source a list of texts, as many everywhere
+              candidates, # for each source a list of texts
+              batch_size:int=64, # pairs at once
              )->list: # of strings
-    "Of each source's candidates the one with the fewest bits a token under the model's own `log_prob` (Eq. 4); the first of equals, and of an empty source."
-    at = [i for i, s in enumerate(sources) if s.strip()]; k = len(candidates[0])
-    bits = self.log_prob([sources[i] for i in at for _ in range(k)], [t for i in at for t in candidates[i]])['bits_per_token'].view(-1, k)
-    best = dict(zip(at, bits.argmin(1).tolist()))
-    return [c[best.get(i, 0)] for i, c in enumerate(candidates)]
+    "Of each source's candidates the one with the fewest bits a token under the model's own `log_prob` (Eq. 4); the first of equals. Raises ValueError as `log_prob` does."
+    if not sources: return []
+    bits = self.log_prob([s for s, c in zip(sources, candidates) for _ in c], [t for c in candidates for t in c], batch_size)['bits_per_token']
+    return [c[b.argmin()] for c, b in zip(candidates, bits.split([len(c) for c in candidates]))]
 
 # %% ../nbs/12_model.ipynb #8c19041c
 @patch
 def score(self:TextModel, pairs, # columns src, trg, perhaps refs
-          n:int=1, # candidates for each source; with several, MBR chooses the one that is scored
+          n:int=1, # candidates for each source; with several, MBR (or likeliest=True) chooses the one that is scored
           *, metrics:dict=None, # options of `evaluate`, for instance bertscore_model
           **settings # of `generate`
          )->dict:

@@ -17,6 +17,7 @@ from ..model import TextModel
 # %% ../../nbs/baselines/twin.ipynb #8f0bd492
 class Twin(TextModel):
     "The autoregressive twin: the network of the `fast` recipe, a causal target, next-word cross-entropy (Eq. 4)."
+    exact = True
     def __init__(self, config:Config, # of the recipe 'twin'
                  tokenizer):
         super().__init__(config, tokenizer)
