@@ -26,7 +26,7 @@ def built(tmp_path_factory):
     for name in cards(): shutil.copy(root/'data'/name, tree/'data')
     python('setup.py', '-q', 'sdist', '-d', top/'dist', cwd=tree)
     archive, = (top/'dist').glob('*.tar.gz')
-    with tarfile.open(archive) as t: t.extractall(top/'unpacked', filter='data')
+    with tarfile.open(archive) as t: t.extractall(top/'unpacked', **(dict(filter='data') if hasattr(tarfile, 'data_filter') else {})) # Python before 3.11.4 has no filters
     unpacked, = (top/'unpacked').iterdir()
     python('-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', top/'dist', unpacked, cwd=top)
     wheel, = (top/'dist').glob('*.whl')
