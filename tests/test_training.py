@@ -175,7 +175,7 @@ def test_compiled_and_killed_at_random_moments(tmp_path):
         p.join()
         if p.exitcode == 0: break
         if (tmp_path/'killed'/'last').exists(): states.add(json.loads(training.read_tensors(tmp_path/'killed'/'last'/'state.safetensors')[1]['numbers'])['update'])
-    assert p.exitcode == 0 and kills >= 2 and states - {N} and (tmp_path/'whole'/'graphs').read_text() == (tmp_path/'killed'/'graphs').read_text() == '3'
+    assert p.exitcode == 0 and kills >= 2 and states - {N} and (tmp_path/'whole'/'graphs').read_text() == (tmp_path/'killed'/'graphs').read_text() == '2'
     assert_same_run(tmp_path/'whole', tmp_path/'killed')
     assert tiny.finish(tiny.train, tmp_path/'plain', replace(c, compile=False), N) == 0
     assert tiny.different(tiny.state(tmp_path/'plain'), tiny.state(tmp_path/'whole'))                    # the code does matter to the last bits
