@@ -94,6 +94,12 @@ def _encoded(self:TextModel, sources, targets)->list:
     return [dict(src_ids=x, trg_ids=y) for x, y in zip(out['src_ids'], out['trg_ids'])]
 
 @patch
+def _in_bits(self:TextModel, nats, tokens, targets)->dict: # bits_per_token, bits_per_character
+    "What targets cost, shared out among their tokens and characters: nats and numbers of tokens (B,), and the ids of each target."
+    letters = torch.tensor([max(1, len(decode(t, self.tokenizer))) for t in targets]).to(nats)
+    return dict(bits_per_token=nats/tokens/math.log(2), bits_per_character=nats/letters/math.log(2))
+
+@patch
 def _read_sources(self:TextModel, rows, keys):
     "Encoded sources of a batch, read once each though they stand there once for each candidate."
     same = [i for i, k in enumerate(keys) if i == 0 or keys[i - 1][0] != k[0]]
@@ -485,8 +491,7 @@ def bound(self:DiffuSeq, sources, targets, # lists of strings
     out = bound_terms(denoise, read, ids, emb, target, self.alpha_bar, beta_0=self.beta_0, factor=self.config.noise_factor, absorb=None if self.absorb is None else self.absorb.detach(),
                       grid=grid, samples=samples, draws=draws, generator=torch.Generator().manual_seed(seed))
     self.train(was)
-    tokens = target.sum(1).double(); letters = torch.tensor([max(1, len(decode(i[m], self.tokenizer))) for i, m in zip(ids.cpu(), target.cpu())]).to(tokens)
-    return out | dict(bits_per_token=out['total']/tokens/math.log(2), bits_per_character=out['total']/letters/math.log(2))
+    return out | self._in_bits(out['total'], target.sum(1).double(), [i[m] for i, m in zip(ids.cpu(), target.cpu())])
 
 # %% ../nbs/12_model.ipynb #6938130c
 @patch
@@ -502,14 +507,13 @@ def log_prob(self:DiffuSeq, sources, targets, # lists of strings
         y, pad = b['ids'][:,m:], b['pad'][:,m:]; place = torch.arange(y.shape[1], device=y.device)
         with torch.no_grad():
             src, emb = net.source(b['ids'][:,:m], b['pad'][:,:m]), net.table()[y]; z, t = self._hidden_states(emb, ~pad)
-            h = net.streams(emb, z, t, src, pad, place.expand_as(y), torch.zeros_like(z) if self.config.self_cond else None)
+            h = net.streams(emb, z, t, src, pad, place.expand_as(y)) # self-conditioning has nothing to remember here: no word is asked for twice
             p = net.probs(h, src, mask=~pad).index_fill_(-1, self._never_written(), 0.); log_p = p.gather(1, y[~pad][:,None])[:,0].double().log() - p.sum(1, dtype=torch.float64).log()
             length = net.length_logits(src).double()[:,1:].log_softmax(1).gather(1, (~pad).sum(1, keepdim=True) - 1)[:,0]
         parts.append(torch.stack([torch.zeros(y.shape, dtype=torch.float64, device=y.device).masked_scatter(~pad, log_p).sum(1) + length, length]))
     self.train(was)
-    (log_prob, length), tokens = torch.cat(parts, 1), torch.tensor([len(r['trg_ids']) for r in rows], dtype=torch.float64, device=self.device)
-    letters = torch.tensor([max(1, len(decode(r['trg_ids'], self.tokenizer))) for r in rows]).to(tokens)
-    return dict(log_prob=log_prob, length=length, bits_per_token=-log_prob/tokens/math.log(2), bits_per_character=-log_prob/letters/math.log(2))
+    (log_prob, length), written = torch.cat(parts, 1), [r['trg_ids'] for r in rows]
+    return dict(log_prob=log_prob, length=length) | self._in_bits(-log_prob, torch.tensor([len(w) for w in written]).to(log_prob), written)
 
 # %% ../nbs/12_model.ipynb #9abd1aec
 @patch

@@ -7,7 +7,6 @@ ECHO = '''
 import sys, time, diffuseq.cli as cli
 class Echo:
     exact = True
-    exact = True
     def __init__(self, name, device): self.name = name
     def generate(self, sources, n=1, mbr=False, likeliest=False, seed=0, first=0, progress=True, batch_size=None, steps=None, sampler=None, order=None, temperature=None, beam=None):
         time.sleep({pause} * len(sources))

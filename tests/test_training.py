@@ -45,7 +45,8 @@ def test_a_run_learns_and_ends_with_its_best_weights(whole):
     assert min(losses) < 0.9*losses[0] and len(losses) == -(-N//c.eval_every)
     best = load_run(folder)
     rows = list(encode_pairs(tiny.pairs(40), best.tokenizer, c))[:c.n_valid]
-    assert held_out_loss(best, rows, c, 'cpu') == pytest.approx(min(losses), rel=1e-5 if not torch.cpu._is_avx512_bf16_supported() else 2e-3) # there the run computed in bfloat16
+    with torch.autocast('cpu', torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()): # as the run did
+        assert held_out_loss(best, rows, c, 'cpu') == pytest.approx(min(losses), rel=1e-5)
     if c.level_law == 'loss_aware':                          # the history was full, so Eq. 3 really drew the steps
         steps = DiffuSeq(c, best.tokenizer); steps.load_extra_state({k[6:]: v for k, v in tiny.state(folder).items() if k.startswith('extra.')})
         p = steps.steps.probabilities(); assert p.max() > 1.2*p.min()
@@ -166,7 +167,7 @@ def test_without_a_working_compiler_it_trains_all_the_same(tmp_path):
 @tiny.slow
 def test_compiled_and_killed_at_random_moments(tmp_path):
     "With machine code made anew at every start, from an empty cache."
-    c = tiny.config('fast', compile=True, precision='bf16')
+    c = tiny.config('fast', compile=True, precision='bf16', self_cond=True) # whose first pass, without gradient, is the third graph
     assert tiny.finish(compiling, tmp_path/'whole', c, N, cache=tmp_path/'cache') == 0
     seconds, rng, kills, states = read_log(tmp_path/'whole')[-1]['seconds'], random.Random('compiled'), 0, set()
     for i in range(12):
@@ -175,7 +176,7 @@ def test_compiled_and_killed_at_random_moments(tmp_path):
         p.join()
         if p.exitcode == 0: break
         if (tmp_path/'killed'/'last').exists(): states.add(json.loads(training.read_tensors(tmp_path/'killed'/'last'/'state.safetensors')[1]['numbers'])['update'])
-    assert p.exitcode == 0 and kills >= 2 and states - {N} and (tmp_path/'whole'/'graphs').read_text() == (tmp_path/'killed'/'graphs').read_text() == '2'
+    assert p.exitcode == 0 and kills >= 2 and states - {N} and (tmp_path/'whole'/'graphs').read_text() == (tmp_path/'killed'/'graphs').read_text() == '3'
     assert_same_run(tmp_path/'whole', tmp_path/'killed')
     assert tiny.finish(tiny.train, tmp_path/'plain', replace(c, compile=False), N) == 0
     assert tiny.different(tiny.state(tmp_path/'plain'), tiny.state(tmp_path/'whole'))                    # the code does matter to the last bits

@@ -6,7 +6,7 @@
 __all__ = ['Twin', 'pick_rows', 'best_extensions']
 
 # %% ../../nbs/baselines/twin.ipynb #35bbafb1
-import math, torch
+import torch
 from fastcore.basics import patch
 from ..config import Config
 from ..text import collate, decode
@@ -52,9 +52,8 @@ def log_prob(self:Twin, sources, targets, # lists of strings
             nll, where = self._nll({k: v.to(self.device) for k, v in collate(rows[i:i + size], self.config).items()})
             sums.append(torch.zeros(where.shape, dtype=torch.float64, device=nll.device).masked_scatter(where, nll.double()).sum(1))
     self.train(was)
-    total = torch.cat(sums); tokens = torch.tensor([len(r['trg_ids']) for r in rows]).to(total)
-    letters = torch.tensor([max(1, len(decode(r['trg_ids'], self.tokenizer))) for r in rows]).to(total)
-    return dict(log_prob=-total, bits_per_token=total/tokens/math.log(2), bits_per_character=total/letters/math.log(2))
+    total, written = torch.cat(sums), [r['trg_ids'] for r in rows]
+    return dict(log_prob=-total) | self._in_bits(total, torch.tensor([len(w) for w in written]).to(total), written)
 
 # %% ../../nbs/baselines/twin.ipynb #a95f9365
 def pick_rows(src:Source, rows, # numbers, (R,)
