@@ -37,11 +37,12 @@ class Config:
     absorb_rate:float=0.0 # gamma of 'coin': the chance at full noise (diffuseq-v2: 0.5)
     absorb_shift:bool=True # the mean of a step back leans towards m, as its derivation says (diffuseq-v2: False)
     absorb_penalty:float=0.0 # weight of the length of m in the loss (diffuseq-v2: 0.01)
-    levels:str='blocks' # 'one': every target token has the same t (the paper); 'token': some t, the others 0; 'blocks': blocks after one another, each with its t, and the earlier ones join the source
+    levels:str='blocks' # 'one': every target token has the same t (the paper); 'token': some t, the others 0; 'blocks': blocks after one another, and the earlier ones join the source; one block has a t, several start at T
     level_law:str='log_sigma' # how t is drawn: 'uniform', 'loss_aware' (Eq. 3, 06_importance), 'log_sigma'
     sigma_min:float=0.7 # of 'log_sigma': the least noise-to-signal ratio that is drawn
     sigma_max:float=12.0 # of 'log_sigma': the largest
-    full_noise:float=0.75 # of 'log_sigma': share of draws at t = T
+    full_noise:float=0.5 # of 'log_sigma': share of draws at t = T
+    left_share:float=0.8 # of levels 'blocks': share of examples whose blocks follow from the left; the others are one block, or random parts
     # network: 04_denoiser
     trunk:str='modern' # 'modern' or 'bert'
     d_embed:int=128 # d, width of an embedding
@@ -87,7 +88,7 @@ class Config:
     variance:str='posterior' # of 'ddpm': 'posterior' (Eq. 14) or 'large' (beta_t, official)
     eta:float=0.0 # of 'ddim': 0 deterministic, 1 ancestral
     temperature:float=0.0 # of the token choice; 0: the most probable
-    beam:int=1 # beams of the autoregressive baseline
+    beam:int=1 # beginnings that are kept side by side, from the left; 1: no beam search
     rounding:bool=True # anchoring (a): the predicted z_0 goes to its nearest word
     replace:bool=True # anchoring (b): source rows are put back after each step
     readout:str='nearest' # words of the last state: 'nearest' in L2, or 'logits' (dot product and bias, official)
@@ -107,7 +108,7 @@ def _check_field(f, v):
     ok = isinstance(v, (int, float)) and not isinstance(v, bool) if f.type is float else type(v) is f.type
     if not ok: raise ValueError(f'config: {f.name}={v!r} is {type(v).__name__}; expected {f.type.__name__}')
     if f.name in CHOICES and v not in CHOICES[f.name]: raise ValueError(f'config: {f.name}={v!r}; choose one of {", ".join(CHOICES[f.name])}')
-    zero_is_fine = ('seed','noise_factor','full_noise','absorb_rate','absorb_penalty','mlp_width','time_width','positions','dropout','length_weight','lr_hold','lr_updates','warmup','weight_decay','micro_batch','clip','ema','patience','eta','temperature','noise_bound')
+    zero_is_fine = ('seed','noise_factor','full_noise','left_share','absorb_rate','absorb_penalty','mlp_width','time_width','positions','dropout','length_weight','lr_hold','lr_updates','warmup','weight_decay','micro_batch','clip','ema','patience','eta','temperature','noise_bound')
     if f.type in (int, float) and (v != v or v in (float('inf'), float('-inf')) or v < 0 or (v == 0 and f.name not in zero_is_fine)):
         raise ValueError(f'config: {f.name}={v!r} must be finite and {"at least 0" if f.name in zero_is_fine else "greater than 0"}')
 
@@ -118,7 +119,7 @@ def check_config(c):
     rules = [(c.width % c.n_heads, 'width is not a multiple of n_heads: change one of them'),
         (c.steps > c.T, 'steps is larger than T: ask for at most T'),
         (c.sigma_min >= c.sigma_max, 'sigma_min is not below sigma_max'),
-        (c.full_noise > 1, 'full_noise is a share: at most 1'), (c.dropout >= 1, 'dropout is a share: below 1'), (c.ema >= 1, 'ema is a decay: below 1'),
+        (c.full_noise > 1, 'full_noise is a share: at most 1'), (c.left_share > 1, 'left_share is a share: at most 1'), (c.dropout >= 1, 'dropout is a share: below 1'), (c.ema >= 1, 'ema is a decay: below 1'),
         (c.eta > 1, 'eta lies in 0..1'), (c.absorb_rate > 1, 'absorb_rate is a chance: at most 1'),
         (not c.absorbing and (c.absorb_law == 'coin' or c.absorb_penalty or not c.absorb_shift), "absorb_law 'coin', absorb_penalty and absorb_shift speak of the vector m: absorbing True"),
         (c.absorb_law == 'end' and c.absorb_rate, "absorb_rate is the chance of absorb_law 'coin': choose that law, or absorb_rate 0"),
@@ -135,7 +136,7 @@ def check_config(c):
         (not c.absorbing and c.order != 'together' and c.recipe != 'twin', f"order {c.order!r} puts the vector m in the place of words that are still to come: absorbing True, or order 'together'"),
         (c.recipe == 'twin' and (c.trunk, c.loss, c.order) != ('modern', 'cross_entropy', 'left'), "the twin writes words from the left: trunk 'modern', loss 'cross_entropy', order 'left'"),
         (c.recipe == 'twin' and (c.absorbing or c.self_cond or c.length_head), 'the twin knows no noise and finds its own end: absorbing, self_cond and length_head False'),
-        (c.beam > 1 and c.recipe != 'twin', "beam search needs the recipe 'twin': beam 1"),
+        (c.beam > 1 and c.recipe != 'twin' and (c.levels, c.order) != ('blocks', 'left'), "beam search keeps beginnings from the left: order 'left' and levels 'blocks', the recipe 'twin', or beam 1"),
         (c.beam > 1 and c.temperature > 0, 'beam search draws nothing: beam 1, or temperature 0'),
         (c.level_law == 'loss_aware' and c.levels != 'one', "level_law 'loss_aware' keeps a history of losses by one common t: levels 'one'"),
         (c.lr_decay == 'linear' and not c.lr_updates, "lr_decay 'linear' must know where it ends: set lr_updates")]

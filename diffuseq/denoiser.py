@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Source', 'timestep_embedding', 'BertDenoiser', 'rotary_table', 'rotate', 'rms', 'attend', 'Block', 'repeat_source',
-           'grow_source', 'Denoiser', 'padding_bias']
+           'pick_rows', 'grow_source', 'Denoiser', 'padding_bias']
 
 # %% ../nbs/04_denoiser.ipynb #9bee94c5
 import math, torch, torch.nn as nn, torch.nn.functional as F
@@ -134,6 +134,13 @@ def repeat_source(
     "Each source k times in a row, its states shared out: B becomes B k."
     again = lambda a: a.repeat_interleave(k, 0)
     return Source(again(src.ids), again(src.pad), again(src.states), [(again(a), again(b)) for a, b in src.kv])
+
+def pick_rows(
+    src:Source,
+    rows, # numbers, (R,)
+)->Source:
+    "The sources (and the settled words that have joined them) at `rows`, in that order; a row may come several times."
+    return Source(src.ids[rows], src.pad[rows], src.states[rows], [(k[rows], v[rows]) for k, v in src.kv])
 
 def grow_source(
     src:Source,

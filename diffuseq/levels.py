@@ -45,13 +45,14 @@ def draw_hidden(
 # %% ../nbs/06_levels.ipynb #59bcc16f
 def draw_blocks(
     B:int, n:int, # examples, positions
+    left:float, # s, share of the examples whose blocks follow from the left
     generator=None, # torch.Generator on the CPU
 )->torch.Tensor: # number of the block of each position, 0..n-1, (B, n)
-    "Partitions into ordered blocks for (V7): one block (1 in 5), 2 to 8 random parts (1 in 5), or blocks from the left, most of them of one word."
+    "Partitions into ordered blocks for (V7): blocks from the left, most of them of one word; the others half one block, half 2 to 8 random parts."
     draw = lambda k: torch.randint(k, (B, 1), generator=generator)
-    kind, parts, size = draw(5), 2 + draw(7), torch.tensor([1]*9 + [2, 4, 8])[draw(12)]
+    kind, parts, size = torch.rand(B, 1, generator=generator), 2 + draw(7), torch.tensor([1]*10 + [2, 4])[draw(12)]
     scattered = (torch.rand(B, n, generator=generator)*parts).long().clamp(max=n - 1)
-    return torch.where(kind == 0, 0, torch.where(kind == 1, scattered, torch.arange(n)//size))
+    return torch.where(kind < left, torch.arange(n)//size, torch.where(kind < (1 + left)/2, scattered, 0))
 
 def draw_levels(
     valid, # True on target tokens, bool (B, n), on the CPU
@@ -59,12 +60,12 @@ def draw_levels(
     alpha_bar, # (T+1,) float64
     generator=None,
 )->tuple: # t, 0 on padding and on committed words; rank: lower ones are settled before; (B, n) each
-    "Levels of a training batch: a law for t (`level_law`), and one for which tokens have it (`levels`)."
+    "Levels of a training batch: a law for t (`level_law`), and one for which tokens have it (`levels`; of several blocks each starts at T)."
     (B, n), T = valid.shape, len(alpha_bar) - 1
     law = lambda k: log_sigma_steps(k, alpha_bar, config, generator) if config.level_law == 'log_sigma' else (1 + stratified(k, generator)*T).long()
     if config.levels == 'blocks':
-        rank = draw_blocks(B, n, generator)
-        return law(B*n).view(B, n).gather(1, rank)*valid, rank
+        rank = draw_blocks(B, n, config.left_share, generator)
+        return torch.where(rank.amax(1, keepdim=True) == 0, law(B)[:,None], T)*valid, rank
     t = law(B)[:,None]*(draw_hidden(valid, generator) if config.levels == 'token' else valid)
     return t, (t > 0).long()
 

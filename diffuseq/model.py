@@ -18,13 +18,13 @@ from .config import Config, load_config, save_config, write_atomic
 from .text import _encode_batch, collate, decode, encode_pairs, encode_sources, encode_texts, load_tokenizer
 from .schedule import make_alpha_bar
 from .forward import q_z0, q_sample, input_scale
-from .denoiser import BertDenoiser, Denoiser, grow_source, repeat_source
+from .denoiser import BertDenoiser, Denoiser, grow_source, pick_rows, repeat_source
 from .objective import bound_terms, simple_loss
 from .importance import LossAware
 from .levels import draw_levels, time_grid
 from .training import fit, load_weights, read_tensors, seed_of
 from .anchoring import anchor, nearest_words, replace_source
-from .sampling import RowNoise, choose_words, fill_in, official_pairs, pairs_of, reabsorb, sample
+from .sampling import RowNoise, beam_left, choose_words, fill_in, official_pairs, pairs_of, reabsorb, sample
 from .mbr import mbr_select
 from .corpora import normalize_text
 from .metrics import evaluate
@@ -312,7 +312,7 @@ def generate(self:TextModel, sources, # list of strings
              first:int=0, # place of the first source, for a call that continues another
              progress:bool=True, callback=None, # called after each call of the network with (ids, hidden, words it would write), (B, n) each; `together` hides all of them to the end
              **settings)->list: # of strings; with n > 1 and no choice among them a list of n strings each
-    "Texts for `sources`; '' for an empty one. Noise comes from (seed, place of the source, number of the candidate): `batch_size` changes nothing but the last digits of the arithmetic. At temperature 0 a DiffuSeq of the fast recipe gives its n candidates the n most probable lengths (the twin draws nothing there: n equal texts). Raises ValueError for sources, numbers or settings that cannot be."
+    "Texts for `sources`; '' for an empty one. Noise comes from (seed, place of the source, number of the candidate): `batch_size` changes nothing but the last digits of the arithmetic. At temperature 0 a DiffuSeq of the fast recipe gives its n candidates the n most probable lengths, and with beam > 1 each is the best of so many beams (G10; the twin draws nothing there: n equal texts, or its n best beams). Raises ValueError for sources, numbers or settings that cannot be."
     if isinstance(sources, str): raise ValueError('sources is one string; pass a list of strings')
     sources = list(sources); odd = [i for i, s in enumerate(sources) if not isinstance(s, str)]
     if odd: raise ValueError(f'sources[{odd[0]}] is {type(sources[odd[0]]).__name__}; expected a string')
@@ -389,11 +389,12 @@ def _predictor(self:DiffuSeq, src, valid):
 # %% ../nbs/12_model.ipynb #f179513e
 @patch
 def _block_predictor(self:DiffuSeq, src, valid):
-    "The same for levels 'blocks': what is asked is a block, and a settled word is read once, when it joins the source."
+    "The same for levels 'blocks': what is asked is a block, and a settled word is read once, when it joins the source. With `rows`, what was read is first put in their order (beams of one text take each other's place)."
     net, c, banned = self.net, self.config, self._never_written()
     read, joined, last = torch.zeros_like(valid), valid[:,:0], net.table().new_zeros(*valid.shape, c.d_embed)
-    def predict(ids, hidden, asked):
+    def predict(ids, hidden, asked, rows=None):
         nonlocal src, read, joined, last
+        if rows is not None: src = pick_rows(src, rows)
         settled = valid & ~hidden; new = settled & ~read; place = columns_of(new | asked)
         pick = lambda a: a.gather(1, place.view(*place.shape, *[1]*(a.dim() - 2)).expand(*place.shape, *a.shape[2:]))
         emb, now, ask = net.table()[ids], pick(new), pick(asked)
@@ -416,8 +417,15 @@ def _generate_rows(self:DiffuSeq, rows, keys, c, seed, callback)->list: # texts
     valid = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:,None]
     noise = RowNoise(seed, keys, lengths.tolist(), valid.device)
     if c.order == 'together': ids = self._together(src, valid, c, noise, callback)
+    elif c.beam > 1: ids = self._beams(src, valid, c.beam, callback)
     else: ids = fill_in(self._predictor(src, valid), valid, c.order, c.steps, temperature=c.temperature, uniform=noise.uniform, callback=callback)
     return [decode(r[:n], self.tokenizer) for r, n in zip(ids.tolist(), lengths.tolist())]
+
+@patch
+def _beams(self:DiffuSeq, src, valid, b, callback)->torch.Tensor: # ids (B, n)
+    "The best of b beams for each row (G10), so many rows at a time that no more texts are in work than without beams."
+    parts = torch.arange(len(valid), device=valid.device).split(max(1, len(valid)//b))
+    return torch.cat([beam_left(self._predictor(repeat_source(pick_rows(src, rows), b), valid[rows].repeat_interleave(b, 0)), valid[rows], b, callback) for rows in parts])
 
 # %% ../nbs/12_model.ipynb #b373e3ef
 @patch

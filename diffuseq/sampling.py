@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'ddpm_step', 'ddim_step', 'renoise_step', 'dpmpp_step', 'repredict_step', 'reabsorb', 'pairs_of', 'sample',
-           'official_pairs', 'truncated', 'RowNoise', 'choose_words', 'surest', 'fill_in']
+           'official_pairs', 'truncated', 'RowNoise', 'choose_words', 'surest', 'fill_in', 'beam_left']
 
 # %% ../nbs/09_sampling.ipynb #313c5331
 import math, torch
@@ -184,3 +184,24 @@ def fill_in(
         ids, hidden = torch.where(take, w, ids), hidden & ~take
         if callback: callback(ids, hidden, w)
     return ids
+
+# %% ../nbs/09_sampling.ipynb #59868d4f
+def beam_left(
+    predict, # as in `fill_in`, with a fourth argument: numbers of the rows that go on, (B b,), or None for all as they are
+    valid, # True on the target's positions, bool (B, n)
+    beams:int, # b
+    callback=None, # called with (ids, hidden, ids) of each row's best beginning after each step
+)->torch.Tensor: # ids, (B, n), 0 outside `valid`
+    "Generate from the left, keeping the b most probable beginnings of every row (G10); `predict` is asked about b rows for each row of `valid`. b = 1 is greedy."
+    (B, n), length, every = valid.shape, valid.sum(1), torch.arange(len(valid), device=valid.device)[:,None]*beams
+    ids, hidden, rows = torch.zeros(B, beams, n, dtype=torch.long, device=valid.device), valid.repeat_interleave(beams, 0), None
+    log_p = torch.full((B, beams), -float('inf'), dtype=torch.float64, device=valid.device); log_p[:,0] = 0 # all beginnings are the same: one counts
+    for k in range(int(length.max())):
+        asked, going = hidden & (torch.arange(n, device=valid.device) == k), length > k
+        p = predict(ids.view(B*beams, n), hidden, asked, rows)
+        log_p[going], at = (log_p[going][...,None] + p.double().log().view(-1, beams, p.shape[-1])).flatten(1).topk(beams)
+        parent = torch.arange(beams, device=valid.device).repeat(B, 1); parent[going] = at//p.shape[-1]
+        ids = ids.gather(1, parent[...,None].expand_as(ids)); ids[going,:,k] = at % p.shape[-1]
+        rows, hidden = (every + parent).flatten(), hidden & ~asked
+        if callback: callback(ids[:,0], hidden[::beams], ids[:,0])
+    return ids[:,0]
