@@ -53,6 +53,7 @@ class Config:
     time_width:int=0 # of trunk 'bert': clock hands that show t; 0: as many as `d_embed`
     positions:int=0 # of trunk 'bert': rows of the position table; 0: 512, or the window if that is more
     dropout:float=0.0 # in the trunk
+    word_dropout:float=0.0 # of trunk 'modern': share of the given words, source and settled ones, that training leaves blank
     normalize_embeddings:bool=True # rows of the table have length sqrt(d)
     self_cond:bool=False # the last prediction of z_0 is an input
     copy_head:bool=True # p(w) mixes the vocabulary with the source's own words
@@ -108,7 +109,7 @@ def _check_field(f, v):
     ok = isinstance(v, (int, float)) and not isinstance(v, bool) if f.type is float else type(v) is f.type
     if not ok: raise ValueError(f'config: {f.name}={v!r} is {type(v).__name__}; expected {f.type.__name__}')
     if f.name in CHOICES and v not in CHOICES[f.name]: raise ValueError(f'config: {f.name}={v!r}; choose one of {", ".join(CHOICES[f.name])}')
-    zero_is_fine = ('seed','noise_factor','full_noise','left_share','absorb_rate','absorb_penalty','mlp_width','time_width','positions','dropout','length_weight','lr_hold','lr_updates','warmup','weight_decay','micro_batch','clip','ema','patience','eta','temperature','noise_bound')
+    zero_is_fine = ('seed','noise_factor','full_noise','left_share','absorb_rate','absorb_penalty','mlp_width','time_width','positions','dropout','word_dropout','length_weight','lr_hold','lr_updates','warmup','weight_decay','micro_batch','clip','ema','patience','eta','temperature','noise_bound')
     if f.type in (int, float) and (v != v or v in (float('inf'), float('-inf')) or v < 0 or (v == 0 and f.name not in zero_is_fine)):
         raise ValueError(f'config: {f.name}={v!r} must be finite and {"at least 0" if f.name in zero_is_fine else "greater than 0"}')
 
@@ -119,10 +120,11 @@ def check_config(c):
     rules = [(c.width % c.n_heads, 'width is not a multiple of n_heads: change one of them'),
         (c.steps > c.T, 'steps is larger than T: ask for at most T'),
         (c.sigma_min >= c.sigma_max, 'sigma_min is not below sigma_max'),
-        (c.full_noise > 1, 'full_noise is a share: at most 1'), (c.left_share > 1, 'left_share is a share: at most 1'), (c.dropout >= 1, 'dropout is a share: below 1'), (c.ema >= 1, 'ema is a decay: below 1'),
+        (c.full_noise > 1, 'full_noise is a share: at most 1'), (c.left_share > 1, 'left_share is a share: at most 1'), (c.dropout >= 1, 'dropout is a share: below 1'), (c.word_dropout >= 1, 'word_dropout is a share: below 1'), (c.ema >= 1, 'ema is a decay: below 1'),
         (c.eta > 1, 'eta lies in 0..1'), (c.absorb_rate > 1, 'absorb_rate is a chance: at most 1'),
         (not c.absorbing and (c.absorb_law == 'coin' or c.absorb_penalty or not c.absorb_shift), "absorb_law 'coin', absorb_penalty and absorb_shift speak of the vector m: absorbing True"),
         (c.absorb_law == 'end' and c.absorb_rate, "absorb_rate is the chance of absorb_law 'coin': choose that law, or absorb_rate 0"),
+        (c.trunk == 'bert' and c.word_dropout, "word_dropout leaves out words of a source that is read apart: trunk 'modern', or word_dropout 0"),
         (c.trunk == 'modern' and (c.mlp_width or c.time_width or c.positions), "mlp_width, time_width and positions belong to trunk 'bert': 0, or trunk 'bert'"),
         (c.time_width % 2, 'time_width counts sines and cosines in pairs: an even number'),
         (0 < c.positions < c.window and c.layout == 'fixed', 'positions is smaller than window: at least as many'),

@@ -183,6 +183,13 @@ class Denoiser(nn.Module):
         return self._kept[1]
 
 # %% ../nbs/04_denoiser.ipynb #e897df21
+@patch
+def given(self:Denoiser, emb # embeddings of words that are no question, (B, n, d)
+         )->torch.Tensor: # (B, n, d)
+    "The same; in training with a share `word_dropout` of them left blank."
+    p = self.config.word_dropout
+    return emb*(torch.rand(emb.shape[:2], device=emb.device) >= p)[...,None] if p and self.training else emb
+
 def padding_bias(
     pad, # True on padding, bool (B, n)
 )->torch.Tensor: # (B, 1, 1, n)
@@ -200,7 +207,7 @@ def source(self:Denoiser, ids, # w^x, (B, m)
            emb=None, # their embeddings, (B, m, d), where they are at hand
           )->Source:
     "Read the source, once."
-    x, kv, bias = self.project_in(self.table()[ids] if emb is None else emb) + self.side[0], [], padding_bias(pad)
+    x, kv, bias = self.project_in(self.given(self.table()[ids]) if emb is None else emb) + self.side[0], [], padding_bias(pad)
     cos, sin = self._rotary(torch.arange(x.shape[1], device=x.device), x)
     for block in self.blocks:
         x, pair = block(x, cos, sin, bias); kv.append(pair)

@@ -249,9 +249,9 @@ def _paper_loss(self:DiffuSeq, batch, generator)->dict:
 
 # %% ../nbs/12_model.ipynb #a03645b1
 @patch
-def _read(self:DiffuSeq, emb, z, t, src, pad, rank, previous):
-    "States of a training batch at its noisy positions: two streams for blocks, one otherwise."
-    if self.config.levels == 'blocks': return self.net.streams(emb, z, t, src, pad, rank, previous)
+def _read(self:DiffuSeq, known, z, t, src, pad, rank, previous):
+    "States of a training batch at its noisy positions: two streams for blocks (the clean one of `known`), one otherwise."
+    if self.config.levels == 'blocks': return self.net.streams(known, z, t, src, pad, rank, previous)
     return self.net.target(z, t, src, pad, previous)[0]
 
 @patch
@@ -260,7 +260,7 @@ def _fast_loss(self:DiffuSeq, batch, generator)->dict:
     net, c, m = self.net, self.config, self._split(batch['target'])
     (x, y), (xpad, ypad) = ((batch[k][:,:m], batch[k][:,m:]) for k in ('ids', 'pad'))
     t, rank = (a.to(y.device) for a in draw_levels(~ypad.cpu(), c, self.alpha_bar, generator))
-    emb, src = net.table()[y], net.source(x, xpad)
+    emb, src = net.table()[y], net.source(x, xpad); known = net.given(emb)
     draw = _on_device(generator, y.device)
     eps, coins = torch.randn(emb.shape, generator=draw, device=y.device, dtype=emb.dtype), torch.rand(y.shape, generator=draw, device=y.device)
     z, previous = self._states(emb, t, eps, coins), None
@@ -269,9 +269,9 @@ def _fast_loss(self:DiffuSeq, batch, generator)->dict:
         previous = torch.zeros_like(z)
         if torch.rand(1, generator=generator) < 0.5:
             with torch.no_grad():
-                h = self._read(emb, z, t, src, ypad, rank, previous)
+                h = self._read(known, z, t, src, ypad, rank, previous)
                 p = net.probs(h, src, mask=noisy); previous[noisy] = (p @ net.table().to(p)).to(previous)
-    h = self._read(emb, z, t, src, ypad, rank, previous)
+    h = self._read(known, z, t, src, ypad, rank, previous)
     words = net.token_nll(h, y, noisy, src).mean()
     loss = words + c.absorb_penalty*self.absorb.norm() if c.absorb_penalty else words
     if not c.length_head: return dict(loss=loss)

@@ -31,7 +31,7 @@ def _nll(self:Twin, batch)->tuple: # (K,) nats for the K words of the targets in
     (x, y), (xpad, ypad) = ((batch[k][:,:m], batch[k][:,m:]) for k in ('ids', 'pad'))
     before = torch.nn.functional.pad(y[:,:-1], (1, 0), value=self.tokenizer.cls_token_id)
     src = self.net.source(x, xpad)
-    h, _ = self.net.target(self.net.table()[before], None, src, ypad, rank=torch.arange(y.shape[1], device=y.device)[None])
+    h, _ = self.net.target(self.net.given(self.net.table()[before]), None, src, ypad, rank=torch.arange(y.shape[1], device=y.device)[None])
     return self.net.token_nll(h, y, ~ypad, src), ~ypad
 
 @patch
