@@ -53,7 +53,7 @@ class Config:
     time_width:int=0 # of trunk 'bert': clock hands that show t; 0: as many as `d_embed`
     positions:int=0 # of trunk 'bert': rows of the position table; 0: 512, or the window if that is more
     dropout:float=0.0 # in the trunk
-    word_dropout:float=0.0 # of trunk 'modern': share of the given words, source and settled ones, that training leaves blank
+    word_dropout:float=0.1 # of trunk 'modern': share of the given words, source and settled ones, that training leaves blank
     normalize_embeddings:bool=True # rows of the table have length sqrt(d)
     self_cond:bool=False # the last prediction of z_0 is an input
     copy_head:bool=True # p(w) mixes the vocabulary with the source's own words
@@ -124,12 +124,12 @@ def check_config(c):
         (c.eta > 1, 'eta lies in 0..1'), (c.absorb_rate > 1, 'absorb_rate is a chance: at most 1'),
         (not c.absorbing and (c.absorb_law == 'coin' or c.absorb_penalty or not c.absorb_shift), "absorb_law 'coin', absorb_penalty and absorb_shift speak of the vector m: absorbing True"),
         (c.absorb_law == 'end' and c.absorb_rate, "absorb_rate is the chance of absorb_law 'coin': choose that law, or absorb_rate 0"),
-        (c.trunk == 'bert' and c.word_dropout, "word_dropout leaves out words of a source that is read apart: trunk 'modern', or word_dropout 0"),
         (c.trunk == 'modern' and (c.mlp_width or c.time_width or c.positions), "mlp_width, time_width and positions belong to trunk 'bert': 0, or trunk 'bert'"),
         (c.time_width % 2, 'time_width counts sines and cosines in pairs: an even number'),
         (0 < c.positions < c.window and c.layout == 'fixed', 'positions is smaller than window: at least as many'),
         (c.layout == 'fixed' and c.trunk == 'modern', "layout 'fixed' has its source and target at other places in each row: use trunk 'bert', or layout 'split'"),
         (c.trunk == 'bert' and (c.copy_head or c.length_head), "copy_head and length_head read source states that never see the target; trunk 'bert' has none: switch both off"),
+        (c.trunk == 'bert' and c.word_dropout, "word_dropout leaves out words of a source that is read apart: trunk 'modern', or word_dropout 0"),
         (c.levels == 'blocks' and (c.trunk, c.loss) != ('modern', 'cross_entropy'), "levels 'blocks' reads the target in two streams: trunk 'modern' and loss 'cross_entropy', or levels 'one'"),
         (c.loss == 'mse' and c.copy_head, "copy_head needs a loss on words: loss 'cross_entropy', or copy_head False"),
         (c.loss == 'cross_entropy' and c.loss_on == 'all', "loss_on 'all' speaks of the 'mse' loss only"),
@@ -147,7 +147,7 @@ def check_config(c):
 
 # %% ../nbs/00_config.ipynb #a7fcb750
 _paper = dict(tokenizer='bert-base-uncased', layout='fixed', noise_factor=1.0, embedding_noise=True, absorbing=False, levels='one', level_law='loss_aware',
-    trunk='bert', width=768, n_layers=12, n_heads=12, dropout=0.1, normalize_embeddings=False, copy_head=False, length_head=False,
+    trunk='bert', width=768, n_layers=12, n_heads=12, dropout=0.1, word_dropout=0.0, normalize_embeddings=False, copy_head=False, length_head=False,
     loss='mse', optimizer='adamw', lr=1e-4, lr_decay='linear', lr_updates=50_000, warmup=0, weight_decay=0.0, clip=0.0, ema=0.9999, ema_warmup=False,
     sampler='ddpm', order='together', steps=2000)
 RECIPES = dict(
@@ -159,12 +159,12 @@ RECIPES = dict(
 # %% ../nbs/00_config.ipynb #71036d9b
 _small_bert = dict(tokenizer='bpe', batch_size=64)
 PROFILES = dict(
-    smoke = dict(fast=dict(vocab_size=400, max_source=32, max_target=32, T=50, d_embed=16, width=32, n_layers=2, n_heads=2, batch_tokens=512, warmup=5, eval_every=10, save_every=10, n_valid=16, steps=5, compile=False),
+    smoke = dict(fast=dict(word_dropout=0.0, vocab_size=400, max_source=32, max_target=32, T=50, d_embed=16, width=32, n_layers=2, n_heads=2, batch_tokens=512, warmup=5, eval_every=10, save_every=10, n_valid=16, steps=5, compile=False),
                  paper=_small_bert | dict(vocab_size=400, window=64, T=50, d_embed=16, width=32, n_layers=2, n_heads=2, batch_size=8, lr=1e-3, ema=0.9, eval_every=10, save_every=10, n_valid=16, steps=50, compile=False)),
     cpu = dict(fast={}, paper=_small_bert | dict(width=256, n_layers=6, n_heads=4, d_embed=128, dropout=0.0, lr=5e-4, ema=0.999, steps=2000)),
-    gpu = dict(fast=dict(vocab_size=8000, max_source=128, max_target=128, width=512, n_layers=8, n_heads=8, dropout=0.1, batch_tokens=65_536, lr=2e-3, lr_hold=10_000, warmup=1000, eval_every=1000, save_every=1000, n_valid=1024, patience=20, ema=0.9999),
+    gpu = dict(fast=dict(vocab_size=8000, max_source=128, max_target=128, width=512, n_layers=8, n_heads=8, dropout=0.1, word_dropout=0.0, batch_tokens=65_536, lr=2e-3, lr_hold=10_000, warmup=1000, eval_every=1000, save_every=1000, n_valid=1024, patience=20, ema=0.9999),
                paper=dict(batch_size=256, micro_batch=128, eval_every=1000, save_every=1000, n_valid=1024)),
-    full = dict(fast=dict(vocab_size=16_000, max_source=128, max_target=128, width=768, n_layers=12, n_heads=12, dropout=0.1, batch_tokens=262_144, lr=1e-3, lr_hold=20_000, warmup=2000, eval_every=1000, save_every=1000, n_valid=2048, ema=0.9999),
+    full = dict(fast=dict(vocab_size=16_000, max_source=128, max_target=128, width=768, n_layers=12, n_heads=12, dropout=0.1, word_dropout=0.0, batch_tokens=262_144, lr=1e-3, lr_hold=20_000, warmup=2000, eval_every=1000, save_every=1000, n_valid=2048, ema=0.9999),
                 paper=dict(batch_size=2048, micro_batch=64, eval_every=1000, save_every=1000, n_valid=2048)))
 
 # %% ../nbs/00_config.ipynb #f4091e33
