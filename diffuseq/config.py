@@ -53,7 +53,7 @@ class Config:
     time_width:int=0 # of trunk 'bert': clock hands that show t; 0: as many as `d_embed`
     positions:int=0 # of trunk 'bert': rows of the position table; 0: 512, or the window if that is more
     dropout:float=0.0 # in the trunk
-    word_dropout:float=0.1 # of trunk 'modern': share of the given words, source and settled ones, that training leaves blank
+    word_dropout:float=0.1 # of trunk 'modern': share of the given words that training leaves blank: of the source and, with levels 'blocks', settled ones
     normalize_embeddings:bool=True # rows of the table have length sqrt(d)
     self_cond:bool=False # the last prediction of z_0 is an input
     copy_head:bool=True # p(w) mixes the vocabulary with the source's own words

@@ -94,9 +94,9 @@ def _encoded(self:TextModel, sources, targets)->list:
     return [dict(src_ids=x, trg_ids=y) for x, y in zip(out['src_ids'], out['trg_ids'])]
 
 @patch
-def _in_bits(self:TextModel, nats, tokens, targets)->dict: # bits_per_token, bits_per_character
-    "What targets cost, shared out among their tokens and characters: nats and numbers of tokens (B,), and the ids of each target."
-    letters = torch.tensor([max(1, len(decode(t, self.tokenizer))) for t in targets]).to(nats)
+def _in_bits(self:TextModel, nats, targets)->dict: # bits_per_token, bits_per_character
+    "What targets cost, shared out among their tokens and characters: nats (B,), and the ids of each target."
+    tokens, letters = (torch.tensor(counts).to(nats) for counts in ([len(t) for t in targets], [max(1, len(decode(t, self.tokenizer))) for t in targets]))
     return dict(bits_per_token=nats/tokens/math.log(2), bits_per_character=nats/letters/math.log(2))
 
 @patch
@@ -424,8 +424,8 @@ def _generate_rows(self:DiffuSeq, rows, keys, c, seed, callback)->list: # texts
 @patch
 def _beams(self:DiffuSeq, src, valid, b, callback)->torch.Tensor: # ids (B, n)
     "The best of b beams for each row (G10), so many rows at a time that no more texts are in work than without beams."
-    parts = torch.arange(len(valid), device=valid.device).split(max(1, len(valid)//b))
-    return torch.cat([beam_left(self._predictor(repeat_source(pick_rows(src, rows), b), valid[rows].repeat_interleave(b, 0)), valid[rows], b, callback) for rows in parts])
+    parts = [(rows, rows.repeat_interleave(b)) for rows in torch.arange(len(valid), device=valid.device).split(max(1, len(valid)//b))]
+    return torch.cat([beam_left(self._predictor(pick_rows(src, beams), valid[beams]), valid[rows], b, callback) for rows, beams in parts])
 
 # %% ../nbs/12_model.ipynb #b373e3ef
 @patch
@@ -499,7 +499,7 @@ def bound(self:DiffuSeq, sources, targets, # lists of strings
     out = bound_terms(denoise, read, ids, emb, target, self.alpha_bar, beta_0=self.beta_0, factor=self.config.noise_factor, absorb=None if self.absorb is None else self.absorb.detach(),
                       grid=grid, samples=samples, draws=draws, generator=torch.Generator().manual_seed(seed))
     self.train(was)
-    return out | self._in_bits(out['total'], target.sum(1).double(), [i[m] for i, m in zip(ids.cpu(), target.cpu())])
+    return out | self._in_bits(out['total'], [i[m] for i, m in zip(ids.cpu(), target.cpu())])
 
 # %% ../nbs/12_model.ipynb #6938130c
 @patch
@@ -520,8 +520,8 @@ def log_prob(self:DiffuSeq, sources, targets, # lists of strings
             length = net.length_logits(src).double()[:,1:].log_softmax(1).gather(1, (~pad).sum(1, keepdim=True) - 1)[:,0]
         parts.append(torch.stack([torch.zeros(y.shape, dtype=torch.float64, device=y.device).masked_scatter(~pad, log_p).sum(1) + length, length]))
     self.train(was)
-    (log_prob, length), written = torch.cat(parts, 1), [r['trg_ids'] for r in rows]
-    return dict(log_prob=log_prob, length=length) | self._in_bits(-log_prob, torch.tensor([len(w) for w in written]).to(log_prob), written)
+    log_prob, length = torch.cat(parts, 1)
+    return dict(log_prob=log_prob, length=length) | self._in_bits(-log_prob, [r['trg_ids'] for r in rows])
 
 # %% ../nbs/12_model.ipynb #9abd1aec
 @patch

@@ -52,8 +52,8 @@ def log_prob(self:Twin, sources, targets, # lists of strings
             nll, where = self._nll({k: v.to(self.device) for k, v in collate(rows[i:i + size], self.config).items()})
             sums.append(torch.zeros(where.shape, dtype=torch.float64, device=nll.device).masked_scatter(where, nll.double()).sum(1))
     self.train(was)
-    total, written = torch.cat(sums), [r['trg_ids'] for r in rows]
-    return dict(log_prob=-total) | self._in_bits(total, torch.tensor([len(w) for w in written]).to(total), written)
+    total = torch.cat(sums)
+    return dict(log_prob=-total) | self._in_bits(total, [r['trg_ids'] for r in rows])
 
 # %% ../../nbs/baselines/twin.ipynb #a95f9365
 @patch
