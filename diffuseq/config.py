@@ -52,7 +52,7 @@ class Config:
     mlp_width:int=0 # of trunk 'bert': width inside its feed-forward layers; 0: 4 times `width`
     time_width:int=0 # of trunk 'bert': clock hands that show t; 0: as many as `d_embed`
     positions:int=0 # of trunk 'bert': rows of the position table; 0: 512, or the window if that is more
-    dropout:float=0.0 # in the trunk
+    dropout:float=0.0 # in the trunk: of numbers ('bert'), or of what a block adds to a position ('modern')
     word_dropout:float=0.1 # of trunk 'modern': share of the given words that training leaves blank: of the source and, with levels 'blocks', settled ones
     normalize_embeddings:bool=True # rows of the table have length sqrt(d)
     self_cond:bool=False # the last prediction of z_0 is an input
