@@ -337,7 +337,7 @@ def generate(self:TextModel, sources, # list of strings
 def out_of_memory(e)->bool: "Whether an exception says that memory ran out."; return isinstance(e, (torch.cuda.OutOfMemoryError, MemoryError)) or 'allocate memory' in str(e)
 
 @patch
-def default_batch(self:TextModel)->int: "Texts at once where nothing is said."; return 1024 if self.device.type == 'cuda' else 64
+def default_batch(self:TextModel)->int: "Texts at once where nothing is said."; return 64 if self.device.type != 'cuda' else 256 if self.config.layout == 'fixed' else 1024
 
 @patch
 def _in_batches(self:TextModel, keys, rows, c, seed, first, size, callback, bar):
