@@ -525,14 +525,22 @@ def log_prob(self:DiffuSeq, sources, targets, # lists of strings
 
 # %% ../nbs/12_model.ipynb #9abd1aec
 @patch
+def candidate_bits(self:TextModel, sources, # list of strings
+                   candidates, # for each source a list of texts
+                   batch_size:int=64, # pairs at once
+                  )->list: # for each source what its candidates cost, (k,) float64
+    "Bits a token of every candidate under the model's own `log_prob` (Eq. 4). Raises ValueError as `log_prob` does."
+    if not sources: return []
+    bits = self.log_prob([s for s, c in zip(sources, candidates) for _ in c], [t for c in candidates for t in c], batch_size)['bits_per_token']
+    return bits.split([len(c) for c in candidates])
+
+@patch
 def likeliest(self:TextModel, sources, # list of strings
               candidates, # for each source a list of texts
               batch_size:int=64, # pairs at once
              )->list: # of strings
-    "Of each source's candidates the one with the fewest bits a token under the model's own `log_prob` (Eq. 4); the first of equals. Raises ValueError as `log_prob` does."
-    if not sources: return []
-    bits = self.log_prob([s for s, c in zip(sources, candidates) for _ in c], [t for c in candidates for t in c], batch_size)['bits_per_token']
-    return [c[b.argmin()] for c, b in zip(candidates, bits.split([len(c) for c in candidates]))]
+    "Of each source's candidates the one with the fewest `candidate_bits`; the first of equals."
+    return [c[b.argmin()] for c, b in zip(candidates, self.candidate_bits(sources, candidates, batch_size))]
 
 # %% ../nbs/12_model.ipynb #8c19041c
 @patch
