@@ -9,6 +9,8 @@ RECIPE ?= fast
 PROFILE ?= cpu
 MINUTES ?= $(if $(filter smoke,$(PROFILE)),0.2,10)
 DATA_DIR ?=
+# a trained model to begin from: a folder, the name of one that comes with the package, or a hub id
+START ?=
 N_EVAL ?= 300
 # texts for each source when a run is evaluated; 1: no choice among them, no diversity
 CANDIDATES ?= 5
@@ -19,12 +21,13 @@ SENTENCES = 'Your men shall fall by the sword, and your mighty in the war.' 'The
 	'He sends forth springs into the valleys. They run among the mountains.'
 RUN = runs/$(NAME)
 FILES = $(if $(DATA_DIR),-r data_dir "$(DATA_DIR)")
+BEGIN = $(if $(START),-r start "$(START)")
 PY = .venv/bin/python
 STAMP = .venv/installed
 PAPERMILL = $(PY) -m papermill -k python3 --cwd . --no-progress-bar --log-level WARNING --stdout-file - --stderr-file -
 # with several processes each keeps its own executed notebook; the first one's is train.ipynb
 TRAIN = $(PAPERMILL) nbs/experiments/train.ipynb "$(RUN)/train$$(test $${RANK:-0} = 0 || echo .$$RANK).ipynb" \
-	-r task "$(TASK)" -r recipe "$(RECIPE)" -r profile "$(PROFILE)" -r run_dir "$(RUN)" $(FILES) -p minutes $(MINUTES)
+	-r task "$(TASK)" -r recipe "$(RECIPE)" -r profile "$(PROFILE)" -r run_dir "$(RUN)" $(FILES) $(BEGIN) -p minutes $(MINUTES)
 LAUNCH = $(PY) -m accelerate.commands.launch --multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .PHONY: help run demo test train evaluate notebook docs clean
@@ -34,7 +37,7 @@ LAUNCH = $(PY) -m accelerate.commands.launch --multi_gpu --num_machines 1 --mixe
 help:
 	@echo 'make run [MINUTES=10]     set up, train on basic-english, evaluate, show a table and ten sentences'
 	@echo 'make test                 set up, check that exports and notebooks are current, run every notebook and test'
-	@echo 'make train [TASK= PROFILE= RECIPE= NAME= MINUTES= PROCESSES= DATA_DIR=]   train into runs/NAME; again: resume or extend'
+	@echo 'make train [TASK= PROFILE= RECIPE= NAME= MINUTES= PROCESSES= DATA_DIR= START=]   train into runs/NAME; again: resume or extend'
 	@echo 'make evaluate [NAME= N_EVAL=]   measure runs/NAME on held-out pairs'
 	@echo 'make notebook             open JupyterLab'
 	@echo 'make docs                 render the site into _docs/html'

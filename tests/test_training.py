@@ -481,3 +481,16 @@ def test_two_processes_remember_the_losses_of_both(two):
 
 def test_two_processes_stop_together_when_the_first_is_asked(two):
     for rank in (0, 1): r = two[1]('asked.30', rank)['r']; assert (r['update'], r['stopped']) == (13, 'asked')
+
+def test_the_notebook_begins_from_a_trained_model(tmp_path):
+    "Its words, size and weights, with the settings that are changed; a second start goes on with the run, not from the model again."
+    import papermill
+    tiny.model(width=48, n_heads=3).save_pretrained(tmp_path/'given')
+    def go(updates): papermill.execute_notebook(tiny.root/'nbs/experiments/train.ipynb', None, kernel_name='python3', cwd=tiny.root, progress_bar=False, parameters=dict(
+        start=str(tmp_path/'given'), run_dir=str(tmp_path/'run'), max_updates=updates, changes=dict(lr=1e-9, eval_every=1, save_every=1)))
+    go(1)
+    given, run = load_run(tmp_path/'given'), load_run(tmp_path/'run')
+    assert (run.config.width, run.config.lr, run.config.dropout) == (48, 1e-9, given.config.dropout) and run.tokenizer.get_vocab() == given.tokenizer.get_vocab()
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(run.parameters(), given.parameters()))
+    go(2)
+    assert [line['update'] for line in read_log(tmp_path/'run') if 'valid_loss' in line] == [1, 2]

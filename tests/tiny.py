@@ -11,6 +11,7 @@ from diffuseq.model import new_model
 from diffuseq.text import make_tokenizer
 from diffuseq.training import Run
 
+root = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)
 datasets.disable_progress_bars()
 slow = pytest.mark.skipif(not os.environ.get('SLOW'), reason='takes minutes in all; SLOW=1 runs it')
