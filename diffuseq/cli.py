@@ -14,7 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 from tqdm import tqdm
 from . import __version__
-from .config import write_atomic
+from .config import CHOICES, write_atomic
 
 # %% ../nbs/14_cli.ipynb #4e593d4c
 def read_lines(stream, name):
@@ -47,8 +47,9 @@ def read_sources(stream, name, fields=('src', 'source')):
         if plain is None: plain = not text.lstrip().startswith('{')
         where = f'{name}, line {number}'
         if plain: yield dict(source=text, plain=True); continue
+        if not text.strip(): continue
         row = parse_json(text, where)
-        wanted = {'reference': row[k] for k in ('trg', 'refs', 'reference') if k in row}
+        wanted = {'reference': row[k] for k in ('trg', 'refs', 'reference') if row.get(k) is not None}
         yield dict(source=string_field(row, fields, where), **wanted, plain=False)
 
 # %% ../nbs/14_cli.ipynb #e29d6a45
@@ -121,7 +122,8 @@ def load(name, device=None):
     "The model of a folder, a run folder, a name that comes with the package, or a hub id; on a GPU where there is one and no `device` is asked for."
     import torch
     from diffuseq.model import load_run
-    return load_run(name).to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    try: return load_run(name).to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    except (RuntimeError, AssertionError) as e: raise ValueError(f'device {device!r} cannot be used here ({str(e).splitlines()[0]}); leave --device out, or say cpu') from e
 
 CHUNK = 256 # lines that are generated and written at a time, where no batch size is given
 SETTINGS = ('n', 'mbr', 'likeliest', 'steps', 'sampler', 'order', 'temperature', 'beam', 'seed')
@@ -269,10 +271,10 @@ def parser():
     choice.add_argument('--mbr', action='store_true', help='keep the candidate that agrees most with the others')
     choice.add_argument('--likeliest', action='store_true', help='keep the candidate that the model finds most probable, a token')
     g.add_argument('--steps', type=at_least(1), help='denoiser calls (this and the next four: the default is the model\'s own)')
-    g.add_argument('--sampler', choices=('ddpm', 'ddim', 'dpmpp', 'renoise'))
-    g.add_argument('--order', choices=('together', 'surest', 'left'))
+    g.add_argument('--sampler', choices=CHOICES['sampler'])
+    g.add_argument('--order', choices=CHOICES['order'])
     g.add_argument('--temperature', type=float, help='of the choice of words; 0: the most probable')
-    g.add_argument('--beam', type=at_least(1), help='beams of an autoregressive baseline')
+    g.add_argument('--beam', type=at_least(1), help='beams of texts that are written from the left')
     g.add_argument('--seed', type=int, default=0, help='of the noise (default 0)')
     g.add_argument('--device', help='cpu, cuda, cuda:1, ...; default: a GPU where there is one')
     g.add_argument('--batch-size', type=at_least(1), help='texts at once; changes the speed, not the texts')

@@ -109,7 +109,7 @@ def _check_field(f, v):
     ok = isinstance(v, (int, float)) and not isinstance(v, bool) if f.type is float else type(v) is f.type
     if not ok: raise ValueError(f'config: {f.name}={v!r} is {type(v).__name__}; expected {f.type.__name__}')
     if f.name in CHOICES and v not in CHOICES[f.name]: raise ValueError(f'config: {f.name}={v!r}; choose one of {", ".join(CHOICES[f.name])}')
-    zero_is_fine = ('seed','noise_factor','full_noise','left_share','absorb_rate','absorb_penalty','mlp_width','time_width','positions','dropout','word_dropout','length_weight','lr_hold','lr_updates','warmup','weight_decay','micro_batch','clip','ema','patience','eta','temperature','noise_bound')
+    zero_is_fine = ('seed','noise_factor','full_noise','left_share','absorb_rate','absorb_penalty','mlp_width','time_width','positions','dropout','word_dropout','length_weight','lr_updates','warmup','weight_decay','micro_batch','clip','ema','patience','eta','temperature','noise_bound')
     if f.type in (int, float) and (v != v or v in (float('inf'), float('-inf')) or v < 0 or (v == 0 and f.name not in zero_is_fine)):
         raise ValueError(f'config: {f.name}={v!r} must be finite and {"at least 0" if f.name in zero_is_fine else "greater than 0"}')
 
@@ -131,7 +131,8 @@ def check_config(c):
         (c.trunk == 'bert' and (c.copy_head or c.length_head), "copy_head and length_head read source states that never see the target; trunk 'bert' has none: switch both off"),
         (c.trunk == 'bert' and c.word_dropout, "word_dropout leaves out words of a source that is read apart: trunk 'modern', or word_dropout 0"),
         (c.levels == 'blocks' and (c.trunk, c.loss) != ('modern', 'cross_entropy'), "levels 'blocks' reads the target in two streams: trunk 'modern' and loss 'cross_entropy', or levels 'one'"),
-        (c.loss == 'mse' and c.copy_head, "copy_head needs a loss on words: loss 'cross_entropy', or copy_head False"),
+        ((c.trunk == 'bert') != (c.loss == 'mse'), "trunk 'bert' learns vectors and trunk 'modern' words: loss 'mse' with the one, 'cross_entropy' with the other"),
+        (c.trunk == 'bert' and (c.levels != 'one' or c.self_cond or c.optimizer == 'muon'), "trunk 'bert' is told one time for a sentence, is shown no earlier guess and has no blocks for Muon: levels 'one', self_cond False, optimizer 'adamw'"),
         (c.loss == 'cross_entropy' and c.loss_on == 'all', "loss_on 'all' speaks of the 'mse' loss only"),
         (c.layout == 'split' and not c.length_head and c.recipe != 'twin', "layout 'split' has no padding to generate, so the length must be predicted: length_head True, or layout 'fixed'"),
         (c.levels == 'one' and c.order != 'together', f"order {c.order!r} needs a level for each token: levels 'blocks', or order 'together'"),
@@ -141,6 +142,7 @@ def check_config(c):
         (c.beam > 1 and c.recipe != 'twin' and (c.levels, c.order) != ('blocks', 'left'), "beam search keeps beginnings from the left: order 'left' and levels 'blocks', the recipe 'twin', or beam 1"),
         (c.beam > 1 and c.temperature > 0, 'beam search draws nothing: beam 1, or temperature 0'),
         (c.level_law == 'loss_aware' and c.levels != 'one', "level_law 'loss_aware' keeps a history of losses by one common t: levels 'one'"),
+        (c.level_law == 'loss_aware' and c.loss != 'mse', "level_law 'loss_aware' weighs the terms of loss 'mse' (Eq. 3): level_law 'uniform' or 'log_sigma' with 'cross_entropy'"),
         (c.lr_decay == 'linear' and not c.lr_updates, "lr_decay 'linear' must know where it ends: set lr_updates")]
     for broken, why in rules:
         if broken: raise ValueError(f'config: {why}')

@@ -228,6 +228,7 @@ def order_log_prob(
 
 # %% ../nbs/13_connections.ipynb #dea44113
 from .sampling import fill_in
+from .training import evaluating
 
 def taught_log_prob(
     predict, # (ids (B, n), hidden (B, n) bool, asked (B, n) bool) -> word probabilities at the K asked places, in reading order, (K, V)
@@ -261,7 +262,7 @@ def model_log_prob(
         n = torch.tensor([len(r['trg_ids']) for r in part], device=model.device)
         valid = torch.arange(int(n.max()), device=n.device) < n[:, None]
         ids = torch.nn.utils.rnn.pad_sequence([n.new_tensor(r['trg_ids']) for r in part], batch_first=True)
-        with torch.no_grad():
+        with evaluating(model):
             src = model._read_sources(part, [(i, 0) for i in range(len(part))])
             length = model.net.length_logits(src).double().index_fill(1, n.new_tensor([0]), -torch.inf).log_softmax(-1)
             words = taught_log_prob(model._predictor(src, valid), ids, valid, order, steps)

@@ -43,6 +43,7 @@ def load_card(name:str # a task's name, or the path of a card
     card = {k: v for k, v in card.items() if v is not None} if isinstance(card, dict) else {}
     wrong = [f'{k} (unknown)' if k not in CARD else f'{k} (expected {CARD[k].__name__})' for k, v in card.items() if type(v) is not CARD.get(k)]
     if wrong or card.get('kind') not in ('bible', 'chat', 'files'): raise ValueError(f'{path}: {", ".join(wrong) or "kind must be bible, chat or files"}; the fields of a card are {", ".join(CARD)}')
+    if card['kind'] == 'bible' and not (card.get('target') and card.get('sources')): raise ValueError(f'{path}: kind bible needs a target (the version that is y) and at least one of sources (versions that are x)')
     return dict(card, name=path.stem)
 
 # %% ../nbs/00_data.ipynb #78bf1e3a
@@ -204,7 +205,7 @@ def load_pairs(name_or_path:str, # a task, a folder with train.jsonl, valid.json
                split:str, # 'train', 'valid' or 'test'
                data_dir=None, # where NAME/SPLIT.jsonl or SPLIT.jsonl is, if not in data/
               )->datasets.Dataset: # columns src, trg and, where a set has them, refs; an IterableDataset if the card says streaming
-    "The checked pairs of a task. Raises ValueError or FileNotFoundError that say what is wrong, where, and what to do."
+    "The checked pairs of a task. Raises ValueError or FileNotFoundError that say what is wrong, where, and what to do; ModuleNotFoundError for a package that is missing, OSError for a cache that cannot be written."
     if split not in SPLITS: raise ValueError(f'unknown split {split!r}; choose one of {", ".join(SPLITS)}')
     name = str(name_or_path)
     if name not in task_names() and Path(name).is_dir(): return _from_folder(Path(name), split, {})

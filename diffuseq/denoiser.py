@@ -182,7 +182,7 @@ class Denoiser(nn.Module):
         self._kept = None, None
 
     def table(self)->torch.Tensor: # W, (V, d)
-        "The embedding table as it is used: rows of length sqrt(d). Without gradient it is kept until the weights change."
+        "The embedding table as it is used: with `normalize_embeddings` rows of length sqrt(d). Without gradient it is kept until the weights change."
         W = self.word_embedding.weight
         if not self.config.normalize_embeddings: return W
         if torch.is_grad_enabled(): return normalize_rows(W)

@@ -42,7 +42,7 @@ def _score(m1, m2, m3, m4, h, r):
 def bleu(hypothesis:str, # the text that is judged
     references, # one text, or several
     )->float: # 0..1
-    "Sentence BLEU of a text, split at blanks, with smoothing method 4: the value of NLTK. Eq. M3, M4."
+    "Sentence BLEU of a text, split at blanks, with smoothing method 4: the value of NLTK. Eq. M3, M4. Raises ValueError without references."
     references = [references] if isinstance(references, str) else references
     if not references: raise ValueError('bleu: no reference to compare with; give a text or a list of texts')
     h, refs = hypothesis.split(), [r.split() for r in references]
@@ -76,7 +76,7 @@ def mbr_index(scores:np.ndarray, # (k, k) of `bleu_matrix`
 
 def mbr_select(candidates:list, # for each source a list of texts
     )->list: # for each source the text to print
-    "Minimum Bayes risk: of each source's candidates the one that agrees most with the others, the first of several. Eq. M2."
+    "Minimum Bayes risk: of each source's candidates the one that agrees most with the others, the first of several. Eq. M2. Raises ValueError for a source without candidates."
     return [c[mbr_index(bleu_matrix(c))] for c in candidates]
 
 # %% ../nbs/10_mbr.ipynb #f5372d03

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PAPER_ENCODER', 'SMALL_ENCODER', 'COPY', 'NEIGHBOUR', 'REFERENCES', 'COLUMNS', 'rouge_l', 'find_encoder', 'bertscore',
            'distinct_1', 'div_4', 'sari', 'sari_corpus', 'corpus_bleu', 'evaluate', 'bootstrap_interval', 'copy_source',
-           'nearest_neighbour', 'yardsticks', 'results_table', 'read_official_outputs', 'official_length']
+           'nearest_neighbour', 'references_of', 'yardsticks', 'results_table', 'read_official_outputs',
+           'official_length']
 
 # %% ../nbs/11_metrics.ipynb #54ecd929
 import json
@@ -260,14 +261,19 @@ def nearest_neighbour(train_sources:list, train_targets:list, sources:list)->lis
 # %% ../nbs/11_metrics.ipynb #9dc952db
 COPY, NEIGHBOUR, REFERENCES = 'copy of the source', 'nearest training pair', 'the references'
 
+def references_of(pairs # columns src, trg, perhaps refs: a Dataset, or a dict of lists
+                 )->list: # (n,) texts, or lists of texts where some pair has several
+    "What generated texts are compared with: `refs` where a pair has them, else `trg`."
+    if 'refs' not in getattr(pairs, 'column_names', pairs): return list(pairs['trg'])
+    return [r or [t] for r, t in zip(pairs['refs'], pairs['trg'])]
+
 def yardsticks(train, # columns src, trg: a Dataset, or a dict of lists
                test, # columns src, trg, and refs where there are several
                **settings # of `evaluate`
     )->list: # three rows: dicts with the key model and those of `evaluate`
     "What copying, looking up the nearest training pair, and the references themselves score on `test`."
     column = lambda data, name: list(data[name])
-    sources, refs = column(test, 'src'), column(test, 'trg')
-    if 'refs' in getattr(test, 'column_names', test): refs = [r or [t] for r, t in zip(column(test, 'refs'), refs)]
+    sources, refs = column(test, 'src'), references_of(test)
     sources, lists, _ = _check_texts(sources, refs, sources)
     several = [r for r in lists if len(r) > 1]
     human = dict(length=np.mean([len(r[0].split()) for r in lists]), dist_1=np.mean([distinct_1(r[0]) for r in lists]), n=len(lists))

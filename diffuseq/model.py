@@ -14,20 +14,20 @@ from pathlib import Path
 from fastcore.basics import patch
 from safetensors.torch import save as save_tensors
 from tqdm import tqdm
-from .config import Config, load_config, save_config, write_atomic
-from .text import _encode_batch, collate, decode, encode_pairs, encode_sources, encode_texts, load_tokenizer
+from .config import RECIPES, Config, load_config, save_config, write_atomic
+from .text import _encode_batch, decode, encode_pairs, encode_sources, encode_texts, load_tokenizer, save_tokenizer
 from .schedule import make_alpha_bar
 from .forward import q_z0, q_sample, input_scale
 from .denoiser import BertDenoiser, Denoiser, grow_source, pick_rows, repeat_source
 from .objective import bound_terms, simple_loss
 from .importance import LossAware
 from .levels import draw_levels, time_grid
-from .training import fit, load_weights, read_tensors, seed_of
+from .training import device_batch, evaluating, fit, load_weights, read_tensors, seed_of
 from .anchoring import anchor, nearest_words, replace_source
 from .sampling import RowNoise, beam_left, choose_words, fill_in, official_pairs, pairs_of, reabsorb, sample
 from .mbr import mbr_select
 from .corpora import normalize_text
-from .metrics import evaluate
+from .metrics import evaluate, references_of
 log = logging.getLogger('diffuseq')
 
 # %% ../nbs/12_model.ipynb #92e9dc25
@@ -55,10 +55,10 @@ class TextModel(nn.Module):
         return fit(self, encode_pairs(train, self.tokenizer, self.config), encode_pairs(valid, self.tokenizer, self.config), run_dir, **settings)
 
     def save_pretrained(self, folder, dtype=None): # of the weights in the file, for instance torch.float16; None: as they are
-        "Write config.json, tokenizer.json and model.safetensors, each atomically."
+        "Write config.json, tokenizer.json, tokenizer_config.json, model.safetensors and, where the authors' checkpoint had more than a model needs, that; each atomically."
         folder = Path(folder)
         save_config(self.config, folder/'config.json')
-        write_atomic(folder/'tokenizer.json', self.tokenizer.backend_tokenizer.to_str())
+        save_tokenizer(self.tokenizer, folder)
         write_atomic(folder/'model.safetensors', save_tensors({n: p.detach().cpu().to(dtype or p.dtype).contiguous() for n, p in self.named_parameters()}))
         if self.official_extra: write_atomic(folder/EXTRA, self.official_extra)
 
@@ -81,17 +81,37 @@ def _split(self:TextModel, target):
 
 @patch
 def _never_written(self:TextModel):
-    "Tokens that no text holds: pad, start and mask."
+    "Tokens that no text holds: pad, start and mask, unless one of them is also the end (GPT-2 has one token for all)."
     t = self.tokenizer
-    return torch.tensor([i for i in (t.pad_token_id, t.cls_token_id, t.mask_token_id) if i is not None], device=self.device)
+    return torch.tensor([i for i in (t.pad_token_id, t.cls_token_id, t.mask_token_id) if i not in (None, t.sep_token_id)], device=self.device)
 
 @patch
 def _encoded(self:TextModel, sources, targets)->list:
-    "Rows of pairs of strings; pairs longer than the window are cut. Raises ValueError for a source that is empty."
+    "Rows of pairs of strings; pairs longer than the window are cut. Raises ValueError for no pairs, lists of unequal lengths, or a source that is empty."
+    if isinstance(sources, str) or isinstance(targets, str): raise ValueError('sources and targets are lists of strings; got one string')
+    if not len(sources) or len(sources) != len(targets): raise ValueError(f'expected as many targets as sources, at least one; got {len(sources)} and {len(targets)}')
     empty = [i for i, (s, ids) in enumerate(zip(sources, encode_texts(list(sources), self.tokenizer))) if not s.strip() or not ids]
     if empty: raise ValueError(f'source {empty[0]} is empty: leave such pairs out')
     out = _encode_batch(dict(src=list(sources), trg=list(targets)), self.tokenizer, self.config, True)
     return [dict(src_ids=x, trg_ids=y) for x, y in zip(out['src_ids'], out['trg_ids'])]
+
+@patch
+def _read_sources(self:TextModel, rows, keys):
+    "Encoded sources of a batch, read once each though they stand there once for each candidate."
+    same = [i for i, k in enumerate(keys) if i == 0 or keys[i - 1][0] != k[0]]
+    counts = torch.tensor([b - a for a, b in zip(same, same[1:] + [len(keys)])])
+    b = device_batch([dict(src_ids=rows[i]['src_ids'], trg_ids=[0]) for i in same], self.config, self.device)
+    m = self._split(b['target'])
+    src = self.net.source(b['ids'][:,:m], b['pad'][:,:m])
+    return repeat_source(src, counts.to(self.device))
+
+# %% ../nbs/12_model.ipynb #178dfb68
+@patch
+def _words_log_p(self:TextModel, h, y, where, src):
+    "log p of the words `y` at the places `where`, added up, in nats, (B,) float64; the words that no text holds take no share."
+    p = self.net.probs(h, src, mask=where).index_fill_(-1, self._never_written(), 0.)
+    log_p = p.gather(1, y[where][:,None])[:,0].double().log() - p.sum(1, dtype=torch.float64).log()
+    return torch.zeros(y.shape, dtype=torch.float64, device=y.device).masked_scatter(where, log_p).sum(1)
 
 @patch
 def _in_bits(self:TextModel, nats, targets)->dict: # bits_per_token, bits_per_character
@@ -99,21 +119,12 @@ def _in_bits(self:TextModel, nats, targets)->dict: # bits_per_token, bits_per_ch
     tokens, letters = (torch.tensor(counts).to(nats) for counts in ([len(t) for t in targets], [max(1, len(decode(t, self.tokenizer))) for t in targets]))
     return dict(bits_per_token=nats/tokens/math.log(2), bits_per_character=nats/letters/math.log(2))
 
-@patch
-def _read_sources(self:TextModel, rows, keys):
-    "Encoded sources of a batch, read once each though they stand there once for each candidate."
-    same = [i for i, k in enumerate(keys) if i == 0 or keys[i - 1][0] != k[0]]
-    counts = torch.tensor([b - a for a, b in zip(same, same[1:] + [len(keys)])])
-    b = {k: v.to(self.device) for k, v in collate([dict(src_ids=rows[i]['src_ids'], trg_ids=[0]) for i in same], self.config).items()}
-    m = self._split(b['target'])
-    src = self.net.source(b['ids'][:,:m], b['pad'][:,:m])
-    return repeat_source(src, counts.to(self.device))
-
 # %% ../nbs/12_model.ipynb #6f272921
 MODELS = dict(twin='diffuseq.baselines.twin:Twin') # recipe -> class, where it is not DiffuSeq
 
 def model_class(recipe:str):
-    "The class that implements a recipe."
+    "The class that implements a recipe. Raises ValueError for an unknown one."
+    if recipe not in RECIPES: raise ValueError(f'unknown recipe {recipe!r}; choose one of {", ".join(RECIPES)}')
     if recipe not in MODELS: return DiffuSeq
     module, name = MODELS[recipe].split(':')
     return getattr(importlib.import_module(module), name)
@@ -128,7 +139,7 @@ def model_folder(name)->Path:
     if folder.exists(): raise FileNotFoundError(f'{folder}: no config.json in it; expected a run folder or one that save_pretrained wrote')
     try:
         from huggingface_hub import snapshot_download
-        return Path(snapshot_download(str(name), allow_patterns=['config.json', 'tokenizer.json', 'model.safetensors', EXTRA]))
+        return Path(snapshot_download(str(name), allow_patterns=['config.json', 'tokenizer.json', 'tokenizer_config.json', 'model.safetensors', EXTRA]))
     except Exception as e:
         known = sorted(p.name for p in shipped.iterdir()) if shipped.exists() else []
         raise FileNotFoundError(f'{name!r} is neither a folder nor a model that comes with the package ({", ".join(known) or "none does"}), and the hub did not give it ({type(e).__name__})') from e
@@ -161,6 +172,7 @@ class DiffuSeq(TextModel):
     def __init__(self, config:Config, tokenizer):
         super().__init__(config, tokenizer)
         V = len(tokenizer)
+        if config.layout == 'fixed' and tokenizer.pad_token_id != 0: raise ValueError(f"layout 'fixed' fills its windows with word 0, and here that is {tokenizer.convert_ids_to_tokens(0)!r}, not the padding {tokenizer.pad_token!r}: take layout 'split', or a tokenizer that begins with its padding")
         self.net = BertDenoiser(config, V) if config.trunk == 'bert' else Denoiser(config, V)
         self.alpha_bar = make_alpha_bar(config.schedule, config.T)
         self.steps = LossAware(config.T) if config.level_law == 'loss_aware' else None
@@ -186,9 +198,12 @@ def _noisy(self:DiffuSeq, z_0, t, target, noise, coins):
     return q_sample(z_0, t, self.alpha_bar, target, noise, factor=c.noise_factor, absorb=self.absorb, rate=c.absorb_rate if coin else None, uniform=coins)
 
 @patch
+def _scaled(self:DiffuSeq, z, t): "States as the fast network is shown them, of one power at every level."; return z*input_scale(t, self.alpha_bar, self.config.noise_factor).to(z)
+
+@patch
 def _states(self:DiffuSeq, emb, t, noise, coins):
-    "Noisy target states as the fast network is shown them: scaled."
-    return self._noisy(emb, t, torch.ones_like(t, dtype=torch.bool), noise, coins)*input_scale(t, self.alpha_bar, self.config.noise_factor).to(emb)
+    "Noisy target states, scaled."
+    return self._scaled(self._noisy(emb, t, torch.ones_like(t, dtype=torch.bool), noise, coins), t)
 
 @patch
 def _at_end(self:DiffuSeq, z, t):
@@ -204,6 +219,7 @@ def _guess(self:DiffuSeq, z, t, src, pad, previous, mask=None):
     p = self.net.probs(h, src, mask=mask)
     return p, (p.to(z.dtype) @ self.net.table())
 
+# %% ../nbs/12_model.ipynb #3412bf10
 @patch
 def denoise(self:DiffuSeq, z_t, # states, (B, n, d)
             t, # integers 0..T, (B,) or (B, n); 0 on source rows
@@ -219,7 +235,7 @@ def denoise(self:DiffuSeq, z_t, # states, (B, n, d)
     if target is None: raise ValueError("the fast recipe must know which rows are target: pass target=")
     m = self._split(target); pad = torch.zeros_like(target) if pad is None else pad
     t = t if t.dim() == 2 else t[:,None].expand(target.shape)
-    x, y = z_t[:,:m], z_t[:,m:]*input_scale(t[:,m:], self.alpha_bar, self.config.noise_factor).to(z_t)
+    x, y = z_t[:,:m], self._scaled(z_t[:,m:], t[:,m:])
     src = self.net.source(nearest_words(x, self.net.table()), pad[:,:m], emb=x)
     _, guess = self._guess(y, t[:,m:], src, pad[:,m:], None if self_cond is None else self_cond[:,m:])
     return torch.cat([x, guess], 1)
@@ -296,7 +312,7 @@ def compile_network(self:TextModel, on:bool=True)->bool: # whether anything is c
 SETTINGS = ('steps', 'sampler', 'order', 'temperature', 'eta', 'rounding', 'replace', 'variance', 'readout', 'noise_bound', 'official_stride', 'beam')
 
 def with_settings(config:Config, **given)->Config:
-    "The configuration with the settings of a call; None keeps a value. Raises ValueError as Config does, and for n or names that cannot be."
+    "The configuration with the settings of a call; None keeps a value. Raises ValueError as Config does, and for names that are no settings of a call."
     unknown = set(given) - set(SETTINGS)
     if unknown: raise ValueError(f'unknown setting {", ".join(sorted(unknown))}; generate knows {", ".join(SETTINGS)}')
     given = {k: v for k, v in given.items() if v is not None}
@@ -326,10 +342,8 @@ def generate(self:TextModel, sources, # list of strings
     todo = sorted((i for i, s in enumerate(sources) if s.strip() and len(rows[i]['src_ids']) > frame), key=lambda i: len(rows[i]['src_ids']))
     keys = [(i, k) for i in todo for k in range(n)]
     out = [[''] * n for _ in sources]
-    was = self.training; self.eval()
-    with torch.no_grad(), tqdm(total=len(keys), unit='text', disable=None if progress else True) as bar:
+    with evaluating(self), tqdm(total=len(keys), unit='text', disable=None if progress else True) as bar:
         for (i, k), text in zip(keys, self._in_batches(keys, rows, c, seed, first, batch_size or self.default_batch(), callback, bar)): out[i][k] = text
-    self.train(was)
     if likeliest: best = dict(zip(todo, self.likeliest([sources[i] for i in todo], [out[i] for i in todo], min(64, batch_size or 64)))); return [best.get(i, '') for i in range(len(out))]
     return mbr_select(out) if mbr else [o[0] for o in out] if n == 1 else out
 
@@ -431,12 +445,12 @@ def _beams(self:DiffuSeq, src, valid, b, callback)->torch.Tensor: # ids (B, n)
 @patch
 def _together(self:DiffuSeq, src, valid, c, noise, callback)->torch.Tensor: # ids (B, n)
     "All tokens at one level, from T down the grid: the paper's own order with the fast network."
-    table, last = self.net.table(), {}
+    table, banned, last = self.net.table(), self._never_written(), {}
     def denoise(z, t):
         levels = valid.long()*t
-        p, expected = self._guess(self._at_end(z, levels)*input_scale(levels, self.alpha_bar, c.noise_factor).to(z), levels, src, ~valid, last.get('guess'))
+        p, expected = self._guess(self._scaled(self._at_end(z, levels), levels), levels, src, ~valid, last.get('guess'))
         last['guess'], tau = expected, c.temperature*t/c.T
-        last['words'] = choose_words(p, tau, noise.uniform(valid.shape[1]) if tau > 0 else None)
+        last['words'] = choose_words(p.index_fill(-1, banned, 0.), tau, noise.uniform(valid.shape[1]) if tau > 0 else None)
         return table[last['words']] if c.rounding else expected
     see = (lambda t, s, z, guess: callback(last['words'], valid, last['words'])) if callback else None
     sample(denoise, self._start(table.new_zeros(*valid.shape, c.d_embed), c, noise), pairs_of(time_grid(c.steps, self.alpha_bar, c)), self.alpha_bar, c.sampler, callback=see,
@@ -460,7 +474,7 @@ def _step_options(self:DiffuSeq, c, noise, target)->dict:
 @patch
 def _paper_rows(self:DiffuSeq, rows, keys, c, seed, callback)->list: # texts
     "Generation of Section 3: from noise on the target rows, with anchoring."
-    b = {k: v.to(self.device) for k, v in collate(rows, self.config).items()}
+    b = device_batch(rows, self.config, self.device)
     table, target = self.net.table(), b['target']
     emb, noise = table[b['ids']], RowNoise(seed, keys, [target.shape[1]]*len(keys), self.device)
     guess = lambda z, t: self.denoise(self._at_end(z, target*t), torch.full((len(z),), t, device=z.device))
@@ -477,13 +491,13 @@ def _paper_rows(self:DiffuSeq, rows, keys, c, seed, callback)->list: # texts
 def _bound_chain(self:DiffuSeq, sources, targets):
     "Window, denoiser and read-out of `bound`, for either recipe."
     rows = self._encoded(sources, targets)
-    b = {k: v.to(self.device) for k, v in collate(rows, self.config).items()}
+    b = device_batch(rows, self.config, self.device)
     ids, target, pad = b['ids'], b['target'], b['pad']; emb = self.net.table()[ids]
     if isinstance(self.net, BertDenoiser): return ids, emb, target, (lambda z, t: self.denoise(z, t)), (lambda z, t: self.net.logits(z)), None
     m = self._split(target); src = self.net.source(ids[:,:m], pad[:,:m])
     def probs(z, t):
         levels = t[:,None]*(~pad[:,m:])
-        return self._guess(z[:,m:]*input_scale(levels, self.alpha_bar, self.config.noise_factor).to(z), levels, src, pad[:,m:], None)
+        return self._guess(self._scaled(z[:,m:], levels), levels, src, pad[:,m:], None)
     denoise = lambda z, t: torch.cat([z[:,:m], probs(z, t)[1]], 1)
     read = lambda z, t: nn.functional.pad(probs(z, t)[0].double().clamp(min=1e-30).log(), (0, 0, m, 0))
     return ids, emb, target & ~pad, denoise, read, sorted(set(time_grid(min(200, self.config.T), self.alpha_bar, self.config)) - {0})
@@ -492,13 +506,12 @@ def _bound_chain(self:DiffuSeq, sources, targets):
 def bound(self:DiffuSeq, sources, targets, # lists of strings
           samples:int=None, # strata of the sum over steps; None: every term
           draws:int=2, seed:int=0)->dict: # float64 tensors (B,): L_T, L_t, L_0, L_round, total, total_se in nats, bits_per_token, bits_per_character; L_at_t and t
-    "Upper bound of -log p(w^y | w^x), term by term (Eq. 1, 15); in the fast recipe of -log p(w^y | w^x, n), the number n of tokens being given. Tokens: of the target with its end; in layout 'fixed' all rows behind the separator, since that model writes its padding. Pairs longer than the window are cut; all are one batch, and a pair's noise depends on the batch. Raises ValueError for absorb_law 'coin', whose states are not Gaussian."
+    "Upper bound of -log p(w^y | w^x), term by term (Eq. 1, 15); in the fast recipe of -log p(w^y | w^x, n), the number n of tokens being given. Tokens: of the target with its end; in layout 'fixed' all rows behind the separator, since that model writes its padding. Pairs longer than the window are cut; all are one batch, and a pair's noise depends on the batch. Raises ValueError for no pairs, unequal lists, an empty source, samples below 1, draws below 2, and absorb_law 'coin', whose states are not Gaussian."
     if self.config.absorb_law == 'coin': raise ValueError("bound: with absorb_law 'coin' the noised states are not Gaussian, and the bound of 05_objective does not hold")
-    was = self.training; self.eval()
-    with torch.no_grad(): ids, emb, target, denoise, read, grid = self._bound_chain(sources, targets)
-    out = bound_terms(denoise, read, ids, emb, target, self.alpha_bar, beta_0=self.beta_0, factor=self.config.noise_factor, absorb=None if self.absorb is None else self.absorb.detach(),
-                      grid=grid, samples=samples, draws=draws, generator=torch.Generator().manual_seed(seed))
-    self.train(was)
+    with evaluating(self):
+        ids, emb, target, denoise, read, grid = self._bound_chain(sources, targets)
+        out = bound_terms(denoise, read, ids, emb, target, self.alpha_bar, beta_0=self.beta_0, factor=self.config.noise_factor, absorb=self.absorb,
+                          grid=grid, samples=samples, draws=draws, generator=torch.Generator().manual_seed(seed))
     return out | self._in_bits(out['total'], [i[m] for i, m in zip(ids.cpu(), target.cpu())])
 
 # %% ../nbs/12_model.ipynb #6938130c
@@ -506,20 +519,18 @@ def bound(self:DiffuSeq, sources, targets, # lists of strings
 def log_prob(self:DiffuSeq, sources, targets, # lists of strings
              batch_size:int=64, # pairs at once
             )->dict: # float64 tensors (B,): log_prob and, of it, length, in nats; bits_per_token, bits_per_character
-    "log p(w^y | w^x) of writing from the left, the length included, exactly and in one pass (Eq. 4; V7 of 06_levels); pairs longer than the window are cut. Raises ValueError for an empty source, or a model that is not `exact`."
+    "log p(w^y | w^x) of writing from the left, the length included, exactly and in one pass (Eq. 4; V7 of 06_levels); pairs longer than the window are cut. Raises ValueError for no pairs, unequal lists, an empty source, or a model that is not `exact`."
     if not self.exact: raise ValueError(f"log_prob: levels {self.config.levels!r}, absorbing {self.config.absorbing}; one pass over all beginnings needs levels 'blocks' and absorbing True")
-    rows, was, net, parts = self._encoded(sources, targets), self.training, self.net, []
-    self.eval()
+    rows, net, parts = self._encoded(sources, targets), self.net, []
     for part in (rows[i:i + batch_size] for i in range(0, len(rows), batch_size)):
-        b = {k: v.to(self.device) for k, v in collate(part, self.config).items()}; m = self._split(b['target'])
+        b = device_batch(part, self.config, self.device); m = self._split(b['target'])
         y, pad = b['ids'][:,m:], b['pad'][:,m:]; place = torch.arange(y.shape[1], device=y.device)
-        with torch.no_grad():
+        with evaluating(self):
             src, emb = net.source(b['ids'][:,:m], b['pad'][:,:m]), net.table()[y]; z, t = self._hidden_states(emb, ~pad)
             h = net.streams(emb, z, t, src, pad, place.expand_as(y)) # self-conditioning has nothing to remember here: no word is asked for twice
-            p = net.probs(h, src, mask=~pad).index_fill_(-1, self._never_written(), 0.); log_p = p.gather(1, y[~pad][:,None])[:,0].double().log() - p.sum(1, dtype=torch.float64).log()
+            words = self._words_log_p(h, y, ~pad, src)
             length = net.length_logits(src).double()[:,1:].log_softmax(1).gather(1, (~pad).sum(1, keepdim=True) - 1)[:,0]
-        parts.append(torch.stack([torch.zeros(y.shape, dtype=torch.float64, device=y.device).masked_scatter(~pad, log_p).sum(1) + length, length]))
-    self.train(was)
+        parts.append(torch.stack([words + length, length]))
     log_prob, length = torch.cat(parts, 1)
     return dict(log_prob=log_prob, length=length) | self._in_bits(-log_prob, [r['trg_ids'] for r in rows])
 
@@ -551,8 +562,7 @@ def score(self:TextModel, pairs, # columns src, trg, perhaps refs
          )->dict:
     "What `evaluate` of 11_metrics says of the model's texts for `pairs`, every side normalised alike: bleu, rouge_l, bertscore, dist_1, self_bleu, div_4 (0-1), length (words), sacrebleu, sari (0-100), the same with `_single` for the first candidate, n, n_empty, signatures."
     norm = lambda x: normalize_text(x) if isinstance(x, str) else [normalize_text(t) for t in x]
-    refs = pairs['refs'] if 'refs' in pairs.column_names else pairs['trg']
-    return evaluate(*([norm(x) for x in side] for side in (pairs['src'], refs, self.generate(list(pairs['src']), n=n, **settings))), **(metrics or {}))
+    return evaluate(*([norm(x) for x in side] for side in (pairs['src'], references_of(pairs), self.generate(list(pairs['src']), n=n, **settings))), **(metrics or {}))
 
 @patch
 def trace(self:TextModel, source:str, **settings)->list: # for each step: list of (word piece, hidden?)

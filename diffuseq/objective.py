@@ -97,11 +97,12 @@ def step_plan(
     return k, 1/(samples*pi[k])
 
 # %% ../nbs/05_objective.ipynb #6a8b4a65
-def _check_chain(grid, alpha_bar, draws):
+def _check_chain(grid, alpha_bar, draws, samples):
     "The steps of the chain as a tensor, or ValueError."
     T = len(alpha_bar) - 1
     grid = torch.arange(1, T + 1) if grid is None else torch.as_tensor(grid).cpu()
     if draws < 2: raise ValueError(f'draws={draws}: a standard error needs at least 2')
+    if samples is not None and samples < 1: raise ValueError(f'samples={samples}: the sum over steps needs at least 1, or None for every term')
     if not len(grid) or grid[0] < 1 or grid[-1] != T or (grid.diff() < 1).any(): raise ValueError(f'grid must increase from 1 or later to T={T}, got {grid.tolist()}')
     return grid
 
@@ -137,7 +138,7 @@ def bound_terms(
     generator=None, # torch.Generator on the CPU
 )->dict: # float64, nats: L_T, L_t, L_0, L_round, total, total_se (B,); the single terms L_at_t (S, draws, B) and their t
     "The bound of Eq. 1 = Eq. 15, or (O5), for each example, with the standard error of its total. Raises ValueError on a bad grid."
-    grid, a = _check_chain(grid, alpha_bar, draws), alpha_bar.cpu().clone()
+    grid, a = _check_chain(grid, alpha_bar, draws, samples), alpha_bar.cpu().clone()
     if absorb is not None: a[-1] = 0
     index, weight = step_plan(a, grid, (draws, len(ids)), samples, generator, factor)
     def states(t):
@@ -169,7 +170,7 @@ def token_loss(
     ids:Tensor, # w, (B, n)
     mask:Tensor=None, # the rows that count, bool (B, n); None: all
 )->Tensor: # (B,), nats for each counted row
-    "Mean of -log p(w_i) over the rows of `mask`: the rounding term of Eq. 2, and the loss of the `fast` recipe."
+    "Mean of -log p(w_i) over the rows of `mask`: the rounding term of Eq. 2 (the `fast` recipe's loss is `Denoiser.token_nll` of 04_denoiser)."
     goal = ids if mask is None else ids.masked_fill(~mask, -100)
     return masked_mean(F.cross_entropy(logits.flatten(0, 1), goal.flatten(), reduction='none').view_as(ids), mask)
 

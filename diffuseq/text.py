@@ -92,7 +92,10 @@ def load_tokenizer(name, # a tokenizer.json, a folder that holds one, or a hub i
     if not t.is_fast: raise ValueError(f'{name}: this tokenizer has no fast version (tokenizer.json); convert it with transformers, or take another')
     return _with_roles(t.backend_tokenizer, t.special_tokens_map, name)
 
-def save_tokenizer(tokenizer, path): "Write `tokenizer` as one file, tokenizer.json, atomically."; write_atomic(path, tokenizer.backend_tokenizer.to_str(pretty=True))
+def save_tokenizer(tokenizer, folder):
+    "Write tokenizer.json, and tokenizer_config.json that says which words are its pad, start and end, each atomically."
+    write_atomic(Path(folder)/'tokenizer_config.json', json.dumps(tokenizer.special_tokens_map) + '\n')
+    write_atomic(Path(folder)/'tokenizer.json', tokenizer.backend_tokenizer.to_str())
 
 def make_tokenizer(pairs, config:Config)->PreTrainedTokenizerFast:
     "The tokenizer that a configuration asks for: trained on the pairs ('bpe', 'wordpiece'), or loaded."
@@ -141,23 +144,23 @@ def encode_sources(sources:list, tokenizer, config:Config)->list:
     return [dict(src_ids=a[:limit], trg_ids=[]) for a in x]
 
 # %% ../nbs/00_text.ipynb #c1f7336b
-def _fill(rows, width, pad_id):
-    "Lists of ids as an array (B, width), padded on the right, and where it is padding."
+def _fill(rows, width):
+    "Lists of ids as an array (B, width), filled up with 0 on the right, and where it is padding."
     lengths = np.fromiter(map(len, rows), np.int64, len(rows)); real = np.arange(width) < lengths[:, None]
-    ids = np.full((len(rows), width), pad_id, np.int64)
+    ids = np.zeros((len(rows), width), np.int64)
     ids[real] = np.fromiter(itertools.chain.from_iterable(rows), np.int64, lengths.sum())
     return ids, ~real
 
 def round_up(n, multiple): "The least multiple that is not below `n`."; return -(-n//multiple)*multiple
 
 def collate(rows:list, # of {src_ids, trg_ids}; trg_ids may be empty
-            config:Config, pad_id:int=0,
+            config:Config,
             multiple:int=8, # layout 'split': both widths are multiples of it
            )->dict: # ids (B, n) long; target (B, n) bool, true on y; pad (B, n) bool, true on padding
     "One window a row, Sec. 3: source and target side by side."
     if config.layout == 'split':
         x, y = [r['src_ids'] for r in rows], [r['trg_ids'] for r in rows]; m, k = (round_up(max(map(len, side)), multiple) for side in (x, y))
-        (x, no_x), (y, no_y) = _fill(x, m, pad_id), _fill(y, k, pad_id)
+        (x, no_x), (y, no_y) = _fill(x, m), _fill(y, k)
         ids, pad, target = np.hstack([x, y]), np.hstack([no_x, no_y]), np.broadcast_to(np.arange(m+k) >= m, (len(rows), m+k)).copy()
     else:
         w, start = [], np.empty((len(rows), 1), np.int64)
@@ -165,7 +168,7 @@ def collate(rows:list, # of {src_ids, trg_ids}; trg_ids may be empty
             x, y, end = r['src_ids'][:-1], r['trg_ids'][:-1], r['src_ids'][-1:]
             a, b = fit(len(x), len(y), config.window-3); start[i] = a + 2
             w.append(x[:a] + end + end + y[:b] + (end if r['trg_ids'] else []))
-        ids, _ = _fill(w, config.window, pad_id); target = np.arange(config.window) >= start; pad = np.zeros_like(target)
+        ids, _ = _fill(w, config.window); target = np.arange(config.window) >= start; pad = np.zeros_like(target)
     return dict(ids=torch.from_numpy(ids), target=torch.from_numpy(target), pad=torch.from_numpy(pad))
 
 # %% ../nbs/00_text.ipynb #57878e65

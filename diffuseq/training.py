@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['log', 'orthogonalize', 'Muon', 'make_optimizers', 'learning_rate', 'ema_decay', 'seed_of', 'optimizer_tensors',
-           'restore_optimizers', 'save_state', 'read_tensors', 'load_weights', 'device_batch', 'held_out_loss',
-           'swapped', 'backward_pass', 'one_update', 'check_same_run', 'Run', 'read_log', 'asked_to_stop', 'described',
-           'compiled', 'open_board', 'fit']
+           'restore_optimizers', 'save_state', 'read_tensors', 'load_weights', 'device_batch', 'evaluating',
+           'held_out_loss', 'swapped', 'backward_pass', 'one_update', 'check_same_run', 'Run', 'read_log',
+           'asked_to_stop', 'described', 'compiled', 'open_board', 'fit']
 
 # %% ../nbs/07_training.ipynb #48046fc4
 import itertools, json, logging, math, signal, threading, time, torch
@@ -20,7 +20,7 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save as save_tensors
 from tqdm import tqdm
 from .config import save_config, load_config, write_atomic
-from .text import collate, decode, load_tokenizer, train_batches
+from .text import collate, decode, load_tokenizer, save_tokenizer, train_batches
 log = logging.getLogger('diffuseq')
 
 # %% ../nbs/07_training.ipynb #9b749e12
@@ -120,7 +120,7 @@ def save_state(path, model, average, optimizers, extra, numbers):
 
 # %% ../nbs/07_training.ipynb #97188adb
 def read_tensors(path)->tuple: # {name: tensor}, header
-    "A safetensors file, or ValueError that says what is wrong with it."
+    "The tensors and the header of a safetensors file. Raises FileNotFoundError, or ValueError that says what is wrong with it."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such file; expected weights as safetensors')
     try:
@@ -145,13 +145,19 @@ def device_batch(rows, config, device)->dict: # ids, target, pad on `device`
     "Pairs as one window."
     return {k: v.to(device) for k, v in collate(rows, config).items()}
 
-@torch.no_grad()
+@contextmanager
+def evaluating(model):
+    "The model as it is used, without dropout and gradients, for the duration of a `with`; then as it was."
+    was = model.training; model.eval()
+    try:
+        with torch.no_grad(): yield model
+    finally: model.train(was)
+
 def held_out_loss(model, rows, config, device, size:int=64)->float:
     "Mean loss of `rows` with noise that is the same at every call."
-    was = model.training; model.eval()
-    parts = [(len(r), model(device_batch(r, config, device), torch.Generator().manual_seed(seed_of(config.seed, i, 77)))['loss'].item())
-             for i in range(0, len(rows), size) for r in [rows[i:i + size]]]
-    model.train(was)
+    with evaluating(model):
+        parts = [(len(r), model(device_batch(r, config, device), torch.Generator().manual_seed(seed_of(config.seed, i, 77)))['loss'].item())
+                 for i in range(0, len(rows), size) for r in [rows[i:i + size]]]
     return sum(n*x for n, x in parts)/sum(n for n, _ in parts)
 
 @contextmanager
@@ -212,8 +218,9 @@ class Run:
     "A training run in a folder: starts it, or goes on with it."
     def __init__(self, model, run_dir, device:str=None):
         self.bare, self.config, self.dir = model, model.config, Path(run_dir)
+        if device not in (None, 'cpu', 'cuda') or (device == 'cuda' and not torch.cuda.is_available()): raise ValueError(f"device={device!r}: 'cpu', or None for the best there is; 'cuda' where there is one, which of several CUDA_VISIBLE_DEVICES says")
         check_same_run(self.config, run_dir, getattr(model, 'tokenizer', None))
-        native = torch.cuda.is_bf16_supported() if torch.cuda.is_available() and device != 'cpu' else torch.cpu._is_avx512_bf16_supported()
+        native = torch.cuda.is_bf16_supported(including_emulation=False) if torch.cuda.is_available() and device != 'cpu' else torch.cpu._is_avx512_bf16_supported()
         bf16 = self.config.precision == 'bf16' or (self.config.precision == 'auto' and native)
         AcceleratorState._reset_state(reset_partial_state=True) # an earlier run of this process may have used another device or precision
         self.accelerator = Accelerator(cpu=device == 'cpu', mixed_precision='bf16' if bf16 else 'no')
@@ -242,7 +249,7 @@ def resume(self:Run):
         self.numbers |= json.loads(header['numbers'])
     elif self.accelerator.is_main_process:
         save_config(self.config, self.dir/'config.json')
-        if getattr(self.bare, 'tokenizer', None) is not None: write_atomic(self.dir/'tokenizer.json', self.bare.tokenizer.backend_tokenizer.to_str())
+        if getattr(self.bare, 'tokenizer', None) is not None: save_tokenizer(self.bare.tokenizer, self.dir)
     if (self.dir/'model.safetensors').exists(): read_tensors(self.dir/'model.safetensors') # a damaged one is reported now, not when the run ends
     else: self.numbers['best'] = None
     if self.accelerator.is_main_process: self.tidy()
@@ -250,7 +257,7 @@ def resume(self:Run):
 @patch
 def tidy(self:Run):
     "Cut the log back to the state, and remove files that were being written when a process was killed."
-    for path in (self.dir/name for name in ('config.json', 'tokenizer.json', 'log.jsonl', 'model.safetensors', 'last/state.safetensors')):
+    for path in (self.dir/name for name in ('config.json', 'tokenizer.json', 'tokenizer_config.json', 'log.jsonl', 'model.safetensors', 'last/state.safetensors')):
         for f in path.parent.glob(f'.{path.name}.*'): f.unlink()
     kept = [l for l in read_log(self.dir) if l['update'] <= self.numbers['update']] if (self.dir/'log.jsonl').exists() else []
     write_atomic(self.dir/'log.jsonl', ''.join(json.dumps(l) + '\n' for l in kept))
@@ -371,7 +378,7 @@ def open_board(folder, update):
     return SummaryWriter(str(Path(folder)/'tensorboard'), purge_step=update + 1)
 
 def fit(model, train, valid, run_dir, *, minutes:float=None, max_updates:int=None, device:str=None, progress:bool=True)->dict:
-    "Train `model` on encoded pairs in `run_dir`, or go on with the run that is there; ends with the best averaged weights in the model. Returns update, seconds, best, best_update, evaluated, stopped."
+    "Train `model` on encoded pairs in `run_dir`, or go on with the run that is there; ends with the best averaged weights in the model. `minutes` and `max_updates` count over all starts. Returns update, seconds, best, best_update, evaluated, stopped ('done', or 'asked' by a signal). Raises ValueError if nothing says when to stop, no pair is held out, or the folder holds another run or damaged files; FloatingPointError for a loss that is not a number; OSError if a file cannot be written."
     if minutes is None and max_updates is None: raise ValueError('say when to stop: minutes=, max_updates=, or both')
     held_out = list(itertools.islice(valid, model.config.n_valid))
     if not held_out: raise ValueError('no held-out pairs: the valid split is empty at this window')

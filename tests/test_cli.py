@@ -100,6 +100,12 @@ def test_bad_lines_are_named(echo, tmp_path, data, words):
     status, _, err = done(echo('generate', '--model', 'm', '--in', 'in', '--out', 'out', '--batch-size', '1'))
     assert status == 2 and words in err and 'Traceback' not in err
 
+def test_blank_lines_and_empty_fields_of_json_lines_are_nothing(echo, tmp_path):
+    (tmp_path/'in').write_text('{"src": "a", "trg": "b", "refs": null}\n\n{"src": "c", "trg": "d"}\n\n')
+    status, _, err = done(echo('generate', '--model', 'm', '--in', 'in', '--out', 'out'))
+    assert status == 0, err
+    assert [json.loads(l)['reference'] for l in (tmp_path/'out').read_text().splitlines()] == ['b', 'd']
+
 @pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs /dev/full')
 def test_a_full_disk_is_one_message(echo):
     with open('/dev/full', 'wb') as full: status, _, err = done(echo('generate', '--model', 'm', stdin=subprocess.PIPE, stdout=full), b'a\n')
@@ -136,3 +142,8 @@ def test_a_model_that_is_none_is_one_message(tmp_path, model, words):
     (tmp_path/'in').write_text('a\n')
     p = subprocess.run([sys.executable, '-m', 'diffuseq.cli', 'generate', '--model', model, '--in', 'in'], cwd=tmp_path, capture_output=True, text=True, env=os.environ | dict(HF_HUB_OFFLINE='1'))
     assert p.returncode == 2 and words in p.stderr and 'Traceback' not in p.stderr and len(p.stderr.splitlines()) == 1
+
+def test_a_device_that_is_none_is_one_message(tiny, capsys):
+    from diffuseq.cli import main
+    assert main(['generate', '--model', str(tiny[0]/'model'), '--in', str(tiny[0]/'in.txt'), '--device', 'cudaa']) == 2
+    assert "device 'cudaa' cannot be used here" in capsys.readouterr().err

@@ -195,7 +195,7 @@ def test_fewer_pairs_than_a_batch_or_than_processes(bpe):
         with pytest.raises(ValueError, match='update 5 has 3 pairs for 4 processes'): next(train_batches(encoded, config, start=5, world=4))
 
 def test_no_tokenizer(tmp_path, bpe, monkeypatch):
-    save_tokenizer(bpe, tmp_path/'tokenizer.json')
+    save_tokenizer(bpe, tmp_path)
     with pytest.raises(ValueError, match='no tokenizer here'): load_tokenizer(tmp_path/'elsewhere'/'tokenizer.json')
     (tmp_path/'set').mkdir()
     with pytest.raises(ValueError, match='no tokenizer here'): load_tokenizer(tmp_path/'set')

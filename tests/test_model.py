@@ -96,6 +96,30 @@ def test_wrong_sources_are_refused_in_words(models, sources, says):
     with pytest.raises(ValueError) as e: models['fast'].generate(sources, **quiet)
     assert says in str(e.value)
 
+@pytest.mark.parametrize('x, y, says', [(['a', 'b', 'c'], ['d', 'e'], 'got 3 and 2'), ([], [], 'got 0 and 0'), ('abc', 'def', 'got one string'), (['a', ' '], ['b', 'c'], 'source 1 is empty')], ids=str)
+def test_pairs_that_are_none_are_refused_and_the_model_stays_as_it_was(models, x, y, says):
+    for m, ask in ((models['fast'], models['fast'].log_prob), (models['fast'], models['fast'].bound), (models['paper'], models['paper'].bound)):
+        m.train()
+        with pytest.raises(ValueError) as e: ask(x, y)
+        assert says in str(e.value) and m.training; m.eval()
+
+def test_no_terms_are_no_bound(models):
+    with pytest.raises(ValueError, match='samples=0'): models['fast'].bound(['a'], ['b'], samples=0)
+
+def test_a_model_in_training_says_what_it_says_at_rest():
+    "Neither dropout nor blank words take part in a likelihood, whichever function asks for it."
+    from diffuseq.connections import model_log_prob
+    m, x, y = tiny.model(word_dropout=.5), SOURCES[:2], SOURCES[1:3]
+    for ask in (m.log_prob, lambda a, b: model_log_prob(m, a, b), lambda a, b: model_log_prob(m, a, b, order='surest', steps=3)):
+        m.eval(); rest = ask(x, y)['log_prob']; m.train()
+        assert torch.equal(ask(x, y)['log_prob'], rest) and m.training
+
+def test_some_pairs_have_several_references(models):
+    pairs = datasets.Dataset.from_dict(dict(src=SOURCES[:2], trg=SOURCES[1:3], refs=[[SOURCES[0], 'something else'], None]))
+    alone = datasets.Dataset.from_dict(dict(src=SOURCES[:2], trg=SOURCES[1:3], refs=[[SOURCES[0], 'something else'], [SOURCES[2]]]))
+    score = lambda p: models['fast'].score(p, metrics=dict(bertscore_model=None), **quiet)
+    assert score(pairs) == score(alone)
+
 def test_orders_of_the_paper(models):
     for order in ('left', 'surest'):
         with pytest.raises(ValueError, match='needs a level for each token'): models['paper'].generate(SOURCES, order=order, **quiet)
@@ -131,6 +155,39 @@ def test_sources_without_a_single_word_piece():
     for recipe in ('fast', 'paper'):
         m = new_model(tiny.config(recipe, tokenizer='bert-base-uncased', T=50, steps=3, layout='split' if recipe == 'fast' else 'fixed'), tok).double()
         assert m.generate(['\x01\u200b', 'go on', '\x02'], n=2, **quiet) == [['', ''], m.generate(['x', 'go on'], n=2, **quiet)[1], ['', '']]
+
+@pytest.fixture
+def eot(tmp_path):
+    "A tokenizer in a folder, whose one token for start and end has a name that nobody would guess."
+    from tokenizers import Tokenizer, models as kinds, pre_tokenizers
+    t = Tokenizer(kinds.WordLevel({w: i for i, w in enumerate(['<nothing>', '<eot>', '?', *{w: 0 for p in tiny.pairs() for k in ('src', 'trg') for w in p[k].split()}])}, unk_token='?'))
+    t.pre_tokenizer = pre_tokenizers.WhitespaceSplit(); t.add_special_tokens(['<nothing>', '<eot>'])
+    (tmp_path/'words').mkdir(); t.save(str(tmp_path/'words'/'tokenizer.json'))
+    (tmp_path/'words'/'tokenizer_config.json').write_text(json.dumps(dict(bos_token='<eot>', eos_token='<eot>', pad_token='<nothing>', unk_token='?')))
+    return str(tmp_path/'words')
+
+@pytest.mark.parametrize('recipe', ['fast', 'twin'])
+def test_one_token_for_start_and_end_under_an_unusual_name(recipe, eot, tmp_path):
+    "Texts end, have a likelihood, and what was saved or trained is loaded again."
+    c = tiny.config(recipe, tokenizer=eot, max_source=16, max_target=16); pairs = tiny.pairs()
+    for k in (1, 2): m = new_model(c, load_tokenizer(eot)); m.fit(pairs, pairs, tmp_path/'run', max_updates=k, device='cpu', progress=False)
+    m.save_pretrained(tmp_path/'saved')
+    x, y = list(pairs['src'][:3]), list(pairs['trg'][:3])
+    for again in (load_run(tmp_path/'run'), load_run(tmp_path/'saved')):
+        assert again.tokenizer.special_tokens_map == m.tokenizer.special_tokens_map and m.tokenizer.sep_token == m.tokenizer.cls_token == '<eot>'
+        assert torch.equal(again.log_prob(x, y)['log_prob'], m.log_prob(x, y)['log_prob']) and m.log_prob(x, y)['log_prob'].isfinite().all()
+        assert again.generate(x, **quiet) == m.generate(x, **quiet)
+    if recipe == 'twin': m.net.bias.data[m.tokenizer.sep_token_id] += 100; assert m.generate(x, **quiet) == ['']*3
+
+def test_windows_of_fixed_length_need_a_pad_that_is_word_0():
+    with pytest.raises(ValueError, match="fills its windows with word 0, and here that is '!'"):
+        from tokenizers import Tokenizer, models as kinds
+        from transformers import PreTrainedTokenizerFast
+        new_model(tiny.config('paper'), PreTrainedTokenizerFast(tokenizer_object=Tokenizer(kinds.WordLevel({'!': 0, '[PAD]': 1, '[CLS]': 2, '[SEP]': 3}, unk_token='!')), pad_token='[PAD]', cls_token='[CLS]', sep_token='[SEP]'))
+
+def test_a_recipe_that_is_none_is_no_model():
+    from dataclasses import replace
+    with pytest.raises(ValueError, match="unknown recipe 'fats'; choose one of fast"): new_model(replace(tiny.config(), recipe='fats'), tiny.tokenizer())
 
 def test_levels_outside_the_schedule(models):
     for r, m in models.items():

@@ -225,6 +225,11 @@ def test_foreign_tensors_are_refused(run):
     path.write_bytes(b'PK\x03\x04' + bytes(1000))                                # what torch.save writes
     with pytest.raises(ValueError, match='not a readable safetensors file'): go_on()
 
+@pytest.mark.parametrize('device', ['cup', 'cuda:1', 'tpu'])
+def test_a_device_that_it_would_not_use_is_refused(device, tmp_path):
+    with pytest.raises(ValueError, match=f"device='{device}'"): tiny.model().fit(tiny.pairs(), tiny.pairs(40), tmp_path/'run', max_updates=1, device=device, progress=False)
+    assert not (tmp_path/'run').exists()
+
 def test_a_run_with_other_settings_is_refused_and_left_alone(run):
     c, folder, go_on = run
     before = {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()}

@@ -9,10 +9,11 @@ __all__ = ['Twin', 'best_extensions']
 import torch
 from fastcore.basics import patch
 from ..config import Config
-from ..text import collate, decode
+from ..text import decode
 from ..denoiser import Denoiser, Source, grow_source, pick_rows, repeat_source
 from ..sampling import RowNoise, choose_words
 from ..model import TextModel
+from ..training import device_batch, evaluating
 
 # %% ../../nbs/baselines/twin.ipynb #8f0bd492
 class Twin(TextModel):
@@ -25,14 +26,20 @@ class Twin(TextModel):
         del self.net.time_embed
 
 @patch
-def _nll(self:Twin, batch)->tuple: # (K,) nats for the K words of the targets in reading order; where they stand, bool (B, n)
-    "-log of every factor of Eq. 4, in one pass."
+def _taught(self:Twin, batch)->tuple: # last states (B, n, width), the words (B, n), where they stand (bool), the source
+    "All positions of known targets in one pass, each beside the words before it."
     m = self._split(batch['target'])
     (x, y), (xpad, ypad) = ((batch[k][:,:m], batch[k][:,m:]) for k in ('ids', 'pad'))
     before = torch.nn.functional.pad(y[:,:-1], (1, 0), value=self.tokenizer.cls_token_id)
     src = self.net.source(x, xpad)
     h, _ = self.net.target(self.net.given(self.net.table()[before]), None, src, ypad, rank=torch.arange(y.shape[1], device=y.device)[None])
-    return self.net.token_nll(h, y, ~ypad, src), ~ypad
+    return h, y, ~ypad, src
+
+@patch
+def _nll(self:Twin, batch)->tuple: # (K,) nats for the K words of the targets in reading order; where they stand, bool (B, n)
+    "-log of every factor of Eq. 4."
+    h, y, where, src = self._taught(batch)
+    return self.net.token_nll(h, y, where, src), where
 
 @patch
 def forward(self:Twin, batch, generator=None)->dict: # loss, nats a word
@@ -44,16 +51,13 @@ def forward(self:Twin, batch, generator=None)->dict: # loss, nats a word
 def log_prob(self:Twin, sources, targets, # lists of strings
              batch_size:int=None, # pairs at once
             )->dict: # float64 tensors (B,): log_prob in nats, bits_per_token, bits_per_character
-    "log p(w^y | w^x) of Eq. 4, exactly; pairs longer than the window are cut. Raises ValueError for an empty source."
-    rows, was, size, sums = self._encoded(sources, targets), self.training, batch_size or self.default_batch(), []
-    self.eval()
-    with torch.no_grad():
+    "log p(w^y | w^x) of Eq. 4, exactly; pairs longer than the window are cut. Raises ValueError for no pairs, unequal lists, or an empty source."
+    rows, size, sums = self._encoded(sources, targets), batch_size or self.default_batch(), []
+    with evaluating(self):
         for i in range(0, len(rows), size):
-            nll, where = self._nll({k: v.to(self.device) for k, v in collate(rows[i:i + size], self.config).items()})
-            sums.append(torch.zeros(where.shape, dtype=torch.float64, device=nll.device).masked_scatter(where, nll.double()).sum(1))
-    self.train(was)
-    total = torch.cat(sums)
-    return dict(log_prob=-total) | self._in_bits(total, [r['trg_ids'] for r in rows])
+            sums.append(self._words_log_p(*self._taught(device_batch(rows[i:i + size], self.config, self.device))))
+    log_prob = torch.cat(sums)
+    return dict(log_prob=log_prob) | self._in_bits(-log_prob, [r['trg_ids'] for r in rows])
 
 # %% ../../nbs/baselines/twin.ipynb #a95f9365
 @patch
