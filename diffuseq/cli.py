@@ -122,7 +122,8 @@ def load(name, device=None):
     "The model of a folder, a run folder, a name that comes with the package, or a hub id; on a GPU where there is one and no `device` is asked for."
     import torch
     from diffuseq.model import load_run
-    try: return load_run(name).to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    model = load_run(name)
+    try: return model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     except (RuntimeError, AssertionError) as e: raise ValueError(f'device {device!r} cannot be used here ({str(e).splitlines()[0]}); leave --device out, or say cpu') from e
 
 CHUNK = 256 # lines that are generated and written at a time, where no batch size is given
@@ -192,10 +193,10 @@ def evaluate(args):
     if args.references: references = read_references(args.references, len(made))
     if None in references: raise ValueError(f'{args.input}, line {references.index(None) + 1}: no reference; name a file with --references, or generate from JSON lines that have "trg"')
     from diffuseq import metrics
-    from diffuseq.corpora import normalize_text
-    clean = (lambda x: x) if args.raw else lambda x: [normalize_text(s) for s in x] if isinstance(x, list) else normalize_text(x)
+    from diffuseq.corpora import normalize_texts
+    clean = list if args.raw else normalize_texts
     known = None not in sources
-    scores = metrics.evaluate([clean(x or '') for x in sources], [clean(x) for x in references], [clean(x) for x in made], bertscore_model=None if args.bertscore == 'none' else args.bertscore)
+    scores = metrics.evaluate(clean(x or '' for x in sources), clean(references), clean(made), bertscore_model=None if args.bertscore == 'none' else args.bertscore)
     if not known: scores = {k: v for k, v in scores.items() if not k.startswith('sari')}
     print(score_lines(scores))
     if args.output: write_atomic(args.output, json.dumps(scores, indent=1) + '\n')

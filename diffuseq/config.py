@@ -141,8 +141,7 @@ def check_config(c):
         (c.recipe == 'twin' and (c.absorbing or c.self_cond or c.length_head), 'the twin knows no noise and finds its own end: absorbing, self_cond and length_head False'),
         (c.beam > 1 and c.recipe != 'twin' and (c.levels, c.order) != ('blocks', 'left'), "beam search keeps beginnings from the left: order 'left' and levels 'blocks', the recipe 'twin', or beam 1"),
         (c.beam > 1 and c.temperature > 0, 'beam search draws nothing: beam 1, or temperature 0'),
-        (c.level_law == 'loss_aware' and c.levels != 'one', "level_law 'loss_aware' keeps a history of losses by one common t: levels 'one'"),
-        (c.level_law == 'loss_aware' and c.loss != 'mse', "level_law 'loss_aware' weighs the terms of loss 'mse' (Eq. 3): level_law 'uniform' or 'log_sigma' with 'cross_entropy'"),
+        (c.level_law == 'loss_aware' and (c.levels, c.loss) != ('one', 'mse'), "level_law 'loss_aware' weighs the terms of loss 'mse' by their history at one common t (Eq. 3): levels 'one' and loss 'mse', or level_law 'uniform' or 'log_sigma'"),
         (c.lr_decay == 'linear' and not c.lr_updates, "lr_decay 'linear' must know where it ends: set lr_updates")]
     for broken, why in rules:
         if broken: raise ValueError(f'config: {why}')

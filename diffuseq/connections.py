@@ -258,15 +258,15 @@ def model_log_prob(
 )->dict: # (B,) float64 each: log_prob and, of it, length, in nats; tokens, the end among them; bits_per_token
     "Exact log p(w^y | w^x) of a trained network that settles its words in an order, the length included (Eq. J9)."
     rows, out = model._encoded(sources, targets), []
-    for part in (rows[i:i+batch_size] for i in range(0, len(rows), batch_size)):
-        n = torch.tensor([len(r['trg_ids']) for r in part], device=model.device)
-        valid = torch.arange(int(n.max()), device=n.device) < n[:, None]
-        ids = torch.nn.utils.rnn.pad_sequence([n.new_tensor(r['trg_ids']) for r in part], batch_first=True)
-        with evaluating(model):
+    with evaluating(model):
+        for part in (rows[i:i+batch_size] for i in range(0, len(rows), batch_size)):
+            n = torch.tensor([len(r['trg_ids']) for r in part], device=model.device)
+            valid = torch.arange(int(n.max()), device=n.device) < n[:, None]
+            ids = torch.nn.utils.rnn.pad_sequence([n.new_tensor(r['trg_ids']) for r in part], batch_first=True)
             src = model._read_sources(part, [(i, 0) for i in range(len(part))])
             length = model.net.length_logits(src).double().index_fill(1, n.new_tensor([0]), -torch.inf).log_softmax(-1)
             words = taught_log_prob(model._predictor(src, valid), ids, valid, order, steps)
-        length = length.gather(1, n[:, None])[:, 0]
-        out.append(torch.stack([words + length, length, n.double()]))
+            length = length.gather(1, n[:, None])[:, 0]
+            out.append(torch.stack([words + length, length, n.double()]))
     log_prob, length, tokens = torch.cat(out, 1)
     return dict(log_prob=log_prob, length=length, tokens=tokens, bits_per_token=-log_prob/tokens/math.log(2))

@@ -26,7 +26,7 @@ from .training import device_batch, evaluating, fit, load_weights, read_tensors,
 from .anchoring import anchor, nearest_words, replace_source
 from .sampling import RowNoise, beam_left, choose_words, fill_in, official_pairs, pairs_of, reabsorb, sample
 from .mbr import mbr_select
-from .corpora import normalize_text
+from .corpora import normalize_texts
 from .metrics import evaluate, references_of
 log = logging.getLogger('diffuseq')
 
@@ -522,15 +522,15 @@ def log_prob(self:DiffuSeq, sources, targets, # lists of strings
     "log p(w^y | w^x) of writing from the left, the length included, exactly and in one pass (Eq. 4; V7 of 06_levels); pairs longer than the window are cut. Raises ValueError for no pairs, unequal lists, an empty source, or a model that is not `exact`."
     if not self.exact: raise ValueError(f"log_prob: levels {self.config.levels!r}, absorbing {self.config.absorbing}; one pass over all beginnings needs levels 'blocks' and absorbing True")
     rows, net, parts = self._encoded(sources, targets), self.net, []
-    for part in (rows[i:i + batch_size] for i in range(0, len(rows), batch_size)):
-        b = device_batch(part, self.config, self.device); m = self._split(b['target'])
-        y, pad = b['ids'][:,m:], b['pad'][:,m:]; place = torch.arange(y.shape[1], device=y.device)
-        with evaluating(self):
+    with evaluating(self):
+        for part in (rows[i:i + batch_size] for i in range(0, len(rows), batch_size)):
+            b = device_batch(part, self.config, self.device); m = self._split(b['target'])
+            y, pad = b['ids'][:,m:], b['pad'][:,m:]; place = torch.arange(y.shape[1], device=y.device)
             src, emb = net.source(b['ids'][:,:m], b['pad'][:,:m]), net.table()[y]; z, t = self._hidden_states(emb, ~pad)
             h = net.streams(emb, z, t, src, pad, place.expand_as(y)) # self-conditioning has nothing to remember here: no word is asked for twice
             words = self._words_log_p(h, y, ~pad, src)
             length = net.length_logits(src).double()[:,1:].log_softmax(1).gather(1, (~pad).sum(1, keepdim=True) - 1)[:,0]
-        parts.append(torch.stack([words + length, length]))
+            parts.append(torch.stack([words + length, length]))
     log_prob, length = torch.cat(parts, 1)
     return dict(log_prob=log_prob, length=length) | self._in_bits(-log_prob, [r['trg_ids'] for r in rows])
 
@@ -561,8 +561,7 @@ def score(self:TextModel, pairs, # columns src, trg, perhaps refs
           **settings # of `generate`
          )->dict:
     "What `evaluate` of 11_metrics says of the model's texts for `pairs`, every side normalised alike: bleu, rouge_l, bertscore, dist_1, self_bleu, div_4 (0-1), length (words), sacrebleu, sari (0-100), the same with `_single` for the first candidate, n, n_empty, signatures."
-    norm = lambda x: normalize_text(x) if isinstance(x, str) else [normalize_text(t) for t in x]
-    return evaluate(*([norm(x) for x in side] for side in (pairs['src'], references_of(pairs), self.generate(list(pairs['src']), n=n, **settings))), **(metrics or {}))
+    return evaluate(*map(normalize_texts, (pairs['src'], references_of(pairs), self.generate(list(pairs['src']), n=n, **settings))), **(metrics or {}))
 
 @patch
 def trace(self:TextModel, source:str, **settings)->list: # for each step: list of (word piece, hidden?)

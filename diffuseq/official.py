@@ -15,7 +15,7 @@ from safetensors.torch import load as tensors_of, save as save_tensors
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import BertConfig, PreTrainedTokenizerFast
 from .config import Config, make_config, write_atomic
-from .text import SPECIAL, load_tokenizer
+from .text import SPECIAL, load_tokenizer, save_tokenizer
 from .training import load_weights
 from .model import DiffuSeq
 
@@ -189,7 +189,7 @@ def save_official(self:DiffuSeq, folder)->Path: # the file of weights
     if vocab:
         for k in ('lm_head.weight', 'lm_head.bias') + (() if same and kept else ('word_embedding.weight',)): state[k] = reordered(state[k], back=True)
         write_atomic(folder/'vocab.json', json.dumps(vocab))
-    else: write_atomic(folder/'tokenizer.json', self.tokenizer.backend_tokenizer.to_str())
+    else: save_tokenizer(self.tokenizer, folder)
     if not known: _write_bert(self, folder/'bert')
     write_atomic(folder/'training_args.json', json.dumps(json.loads(known['args']) if known else _their_args(self.config, str(folder/'bert')) | dict(vocab_size=len(self.tokenizer)), indent=2))
     file = folder/(known['file'] if known else f'ema_{self.config.ema}_{self.config.lr_updates:06d}.pt')

@@ -378,7 +378,7 @@ def open_board(folder, update):
     return SummaryWriter(str(Path(folder)/'tensorboard'), purge_step=update + 1)
 
 def fit(model, train, valid, run_dir, *, minutes:float=None, max_updates:int=None, device:str=None, progress:bool=True)->dict:
-    "Train `model` on encoded pairs in `run_dir`, or go on with the run that is there; ends with the best averaged weights in the model. `minutes` and `max_updates` count over all starts. Returns update, seconds, best, best_update, evaluated, stopped ('done', or 'asked' by a signal). Raises ValueError if nothing says when to stop, no pair is held out, or the folder holds another run or damaged files; FloatingPointError for a loss that is not a number; OSError if a file cannot be written."
+    "Train `model` on encoded pairs in `run_dir`, or go on with the run that is there; ends with the best averaged weights in the model. `minutes` and `max_updates` count over all starts. Returns update, seconds, best, best_update, evaluated, stopped ('done', or 'asked' by a signal). Raises ValueError if nothing says when to stop, no pair is held out, `device` cannot be used, or the folder holds another run or damaged files; FloatingPointError for a loss that is not a number; OSError if a file cannot be written."
     if minutes is None and max_updates is None: raise ValueError('say when to stop: minutes=, max_updates=, or both')
     held_out = list(itertools.islice(valid, model.config.n_valid))
     if not held_out: raise ValueError('no held-out pairs: the valid split is empty at this window')
