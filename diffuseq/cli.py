@@ -127,7 +127,7 @@ def load(name, device=None):
     except (RuntimeError, AssertionError) as e: raise ValueError(f'device {device!r} cannot be used here ({str(e).splitlines()[0]}); leave --device out, or say cpu') from e
 
 CHUNK = 256 # lines that are generated and written at a time, where no batch size is given
-SETTINGS = ('n', 'mbr', 'likeliest', 'steps', 'sampler', 'order', 'temperature', 'beam', 'seed')
+SETTINGS = ('n', 'mbr', 'likeliest', 'steps', 'sampler', 'order', 'end', 'temperature', 'beam', 'seed')
 
 def generate(args):
     "The command: from `args.input` to `args.output`, going on where an earlier start was interrupted."
@@ -271,9 +271,10 @@ def parser():
     choice = g.add_mutually_exclusive_group()
     choice.add_argument('--mbr', action='store_true', help='keep the candidate that agrees most with the others')
     choice.add_argument('--likeliest', action='store_true', help='keep the candidate that the model finds most probable, a token')
-    g.add_argument('--steps', type=at_least(1), help='denoiser calls (this and the next four: the default is the model\'s own)')
+    g.add_argument('--steps', type=at_least(1), help='denoiser calls (this and the next five: the default is the model\'s own)')
     g.add_argument('--sampler', choices=CHOICES['sampler'])
     g.add_argument('--order', choices=CHOICES['order'])
+    g.add_argument('--end', choices=CHOICES['end'], help='of a text from the left: open, where the model writes it, or given, after the most probable length')
     g.add_argument('--temperature', type=float, help='of the choice of words; 0: the most probable')
     g.add_argument('--beam', type=at_least(1), help='beams of texts that are written from the left')
     g.add_argument('--seed', type=int, default=0, help='of the noise (default 0)')

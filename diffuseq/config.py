@@ -43,6 +43,7 @@ class Config:
     sigma_max:float=12.0 # of 'log_sigma': the largest
     full_noise:float=0.5 # of 'log_sigma': share of draws at t = T
     left_share:float=0.8 # of levels 'blocks': share of examples whose blocks follow from the left; the others are one block, or random parts
+    open_end:float=0.5 # of levels 'blocks': share of those read word by word that are not told how many words remain, and so learn to end
     # network: 04_denoiser
     trunk:str='modern' # 'modern' or 'bert'
     d_embed:int=128 # d, width of an embedding
@@ -85,6 +86,7 @@ class Config:
     # generation: 08_anchoring, 09_sampling, 10_mbr
     sampler:str='renoise' # 'ddpm', 'ddim', 'dpmpp', 'renoise', 'repredict' (diffuseq-v2's solver as released)
     order:str='left' # 'left': word by word; 'surest': the surest first, several at once; 'together': all, from T down
+    end:str='open' # of a text from the left and of its likelihood: 'open': where the model writes its end; 'given': after the length that the length head predicts
     steps:int=20 # denoiser calls for a text, of orders 'surest' and 'together'
     variance:str='posterior' # of 'ddpm': 'posterior' (Eq. 14) or 'large' (beta_t, official)
     eta:float=0.0 # of 'ddim': 0 deterministic, 1 ancestral
@@ -101,7 +103,7 @@ class Config:
 # %% ../nbs/00_config.ipynb #2d6061cb
 CHOICES = dict(layout=('split','fixed'), schedule=('sqrt','linear','cosine'), levels=('one','token','blocks'), level_law=('uniform','loss_aware','log_sigma'),
     trunk=('modern','bert'), loss=('cross_entropy','mse'), loss_on=('target','all'), optimizer=('muon','adamw'),
-    lr_decay=('constant','inverse_sqrt','linear'), precision=('auto','fp32','bf16'), absorb_law=('end','coin'), sampler=('ddpm','ddim','dpmpp','renoise','repredict'), order=('together','surest','left'),
+    lr_decay=('constant','inverse_sqrt','linear'), precision=('auto','fp32','bf16'), absorb_law=('end','coin'), sampler=('ddpm','ddim','dpmpp','renoise','repredict'), order=('together','surest','left'), end=('open','given'),
     variance=('posterior','large'), readout=('nearest','logits'))
 
 def _check_field(f, v):
@@ -109,7 +111,7 @@ def _check_field(f, v):
     ok = isinstance(v, (int, float)) and not isinstance(v, bool) if f.type is float else type(v) is f.type
     if not ok: raise ValueError(f'config: {f.name}={v!r} is {type(v).__name__}; expected {f.type.__name__}')
     if f.name in CHOICES and v not in CHOICES[f.name]: raise ValueError(f'config: {f.name}={v!r}; choose one of {", ".join(CHOICES[f.name])}')
-    zero_is_fine = ('seed','noise_factor','full_noise','left_share','absorb_rate','absorb_penalty','mlp_width','time_width','positions','dropout','word_dropout','length_weight','lr_updates','warmup','weight_decay','micro_batch','clip','ema','patience','eta','temperature','noise_bound')
+    zero_is_fine = ('seed','noise_factor','full_noise','left_share','open_end','absorb_rate','absorb_penalty','mlp_width','time_width','positions','dropout','word_dropout','length_weight','lr_updates','warmup','weight_decay','micro_batch','clip','ema','patience','eta','temperature','noise_bound')
     if f.type in (int, float) and (v != v or v in (float('inf'), float('-inf')) or v < 0 or (v == 0 and f.name not in zero_is_fine)):
         raise ValueError(f'config: {f.name}={v!r} must be finite and {"at least 0" if f.name in zero_is_fine else "greater than 0"}')
 
@@ -120,7 +122,7 @@ def check_config(c):
     rules = [(c.width % c.n_heads, 'width is not a multiple of n_heads: change one of them'),
         (c.steps > c.T, 'steps is larger than T: ask for at most T'),
         (c.sigma_min >= c.sigma_max, 'sigma_min is not below sigma_max'),
-        (c.full_noise > 1, 'full_noise is a share: at most 1'), (c.left_share > 1, 'left_share is a share: at most 1'), (c.dropout >= 1, 'dropout is a share: below 1'), (c.word_dropout >= 1, 'word_dropout is a share: below 1'), (c.ema >= 1, 'ema is a decay: below 1'),
+        (c.full_noise > 1, 'full_noise is a share: at most 1'), (c.left_share > 1, 'left_share is a share: at most 1'), (c.open_end > 1, 'open_end is a share: at most 1'), (c.dropout >= 1, 'dropout is a share: below 1'), (c.word_dropout >= 1, 'word_dropout is a share: below 1'), (c.ema >= 1, 'ema is a decay: below 1'),
         (c.eta > 1, 'eta lies in 0..1'), (c.absorb_rate > 1, 'absorb_rate is a chance: at most 1'),
         (not c.absorbing and (c.absorb_law == 'coin' or c.absorb_penalty or not c.absorb_shift), "absorb_law 'coin', absorb_penalty and absorb_shift speak of the vector m: absorbing True"),
         (c.absorb_law == 'end' and c.absorb_rate, "absorb_rate is the chance of absorb_law 'coin': choose that law, or absorb_rate 0"),
@@ -139,7 +141,10 @@ def check_config(c):
         (not c.absorbing and c.order != 'together' and c.recipe != 'twin', f"order {c.order!r} puts the vector m in the place of words that are still to come: absorbing True, or order 'together'"),
         (c.recipe == 'twin' and (c.trunk, c.loss, c.order) != ('modern', 'cross_entropy', 'left'), "the twin writes words from the left: trunk 'modern', loss 'cross_entropy', order 'left'"),
         (c.recipe == 'twin' and (c.absorbing or c.self_cond or c.length_head), 'the twin knows no noise and finds its own end: absorbing, self_cond and length_head False'),
-        (c.beam > 1 and c.recipe != 'twin' and (c.levels, c.order) != ('blocks', 'left'), "beam search keeps beginnings from the left: order 'left' and levels 'blocks', the recipe 'twin', or beam 1"),
+        (c.recipe != 'twin' and c.levels == 'blocks' and c.end == 'open' and not c.open_end, "open_end 0 never teaches where a text ends: end 'given', or open_end above 0"),
+        (c.recipe != 'twin' and c.levels == 'token' and c.end == 'open', "levels 'token' are always told how many words remain: end 'given', or levels 'blocks'"),
+        (c.recipe == 'twin' and c.end == 'given', "the twin knows no length beforehand: end 'open'"),
+        (c.beam > 1 and (c.order, c.end) != ('left', 'open'), "beam search keeps beginnings from the left until they end: order 'left' and end 'open', or beam 1"),
         (c.beam > 1 and c.temperature > 0, 'beam search draws nothing: beam 1, or temperature 0'),
         (c.level_law == 'loss_aware' and (c.levels, c.loss) != ('one', 'mse'), "level_law 'loss_aware' weighs the terms of loss 'mse' by their history at one common t (Eq. 3): levels 'one' and loss 'mse', or level_law 'uniform' or 'log_sigma'"),
         (c.lr_decay == 'linear' and not c.lr_updates, "lr_decay 'linear' must know where it ends: set lr_updates")]

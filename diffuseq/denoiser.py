@@ -224,11 +224,11 @@ def source(self:Denoiser, ids, # w^x, (B, m)
 # %% ../nbs/04_denoiser.ipynb #4823e4ef
 @patch
 def _inputs(self:Denoiser, z, t=None, self_cond=None, remaining=None):
-    "The sum of (N4) on target positions."
+    "The sum of (N4) on target positions; one with 0 `remaining` (or fewer) is not told how many remain."
     x, clock = self.project_in(z) + self.side[1], lambda time: timestep_embedding(time, self.config.d_embed).to(self.project_in.weight.dtype)
     if t is not None:
         said = self.time_embed(clock(1000*t/self.config.T))
-        if self.config.length_head: said = said + self.remaining(clock(4*remaining))
+        if self.config.length_head: said = said + self.remaining(clock(4*remaining))*(remaining > 0)[...,None]
         if self_cond is not None: said = said + self.previous(self_cond)
         x = x + said*(t > 0)[...,None]
     return x
@@ -241,7 +241,7 @@ def target(self:Denoiser, z, # states of y, (B, n, d)
            self_cond=None, # previous guess of z_0, (B, n, d), or None
            rank=None, # of each position, (B, n) or (1, n); None: everybody sees everybody
            place=None, # numbers of these positions, (n,) or (B, n); None: the last n of `pad`
-           length=None, # positions of each target, (B,); None: those of `pad` that are none
+           length=None, # positions of each target, (B,); 0: the target is not told; None: those of `pad` that are none
           )->tuple: # states (B, n, width); keys and values of these n positions
     "Read a (noisy) target beside its source."
     n, kv, bias = z.shape[1], [], padding_bias(torch.cat([src.pad, pad], 1))
@@ -262,10 +262,11 @@ def streams(self:Denoiser, words, # Emb(w^y), (B, n, d)
             pad, # True on padding, bool (B, n)
             rank, # the block of each word, (B, n)
             self_cond=None, # previous guess of z_0, (B, n, d), or None
-           )->torch.Tensor: # states of the noisy stream, (B, n, width)
+           told=None, # False for targets that are not told how many words remain, bool (B,); None: all are
+          )->torch.Tensor: # states of the noisy stream, (B, n, width)
     "Each noisy word beside the source and the blocks before its own."
     place = torch.arange(z.shape[1], device=z.device)
-    x = torch.cat([self._inputs(words), self._inputs(z, t, self_cond, (~pad).sum(1, keepdim=True) - place)], 1)
+    x = torch.cat([self._inputs(words), self._inputs(z, t, self_cond, ((~pad).sum(1) if told is None else (~pad).sum(1)*told)[:,None] - place)], 1)
     before, same = rank[:,None] < rank[...,None], rank[:,None] == rank[...,None]
     sees = torch.cat([torch.cat([before | same, torch.zeros_like(same)], 2), torch.cat([before, same], 2)], 1)
     bias = padding_bias(torch.cat([src.pad, pad, pad], 1)) + F.pad(-1e4*(~sees).to(x), (src.pad.shape[1], 0))[:,None]

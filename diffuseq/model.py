@@ -18,13 +18,13 @@ from .config import RECIPES, Config, load_config, save_config, write_atomic
 from .text import _encode_batch, decode, encode_pairs, encode_sources, encode_texts, load_tokenizer, save_tokenizer
 from .schedule import make_alpha_bar
 from .forward import q_z0, q_sample, input_scale
-from .denoiser import BertDenoiser, Denoiser, grow_source, pick_rows, repeat_source
+from .denoiser import BertDenoiser, Denoiser, Source, grow_source, pick_rows, repeat_source
 from .objective import bound_terms, simple_loss
 from .importance import LossAware
-from .levels import draw_levels, time_grid
+from .levels import draw_levels, draw_told, time_grid
 from .training import device_batch, evaluating, fit, load_weights, read_tensors, seed_of
 from .anchoring import anchor, nearest_words, replace_source
-from .sampling import RowNoise, beam_left, choose_words, fill_in, official_pairs, pairs_of, reabsorb, sample
+from .sampling import RowNoise, best_extensions, choose_words, fill_in, official_pairs, pairs_of, reabsorb, sample
 from .mbr import mbr_select
 from .corpora import normalize_texts
 from .metrics import evaluate, references_of
@@ -265,9 +265,9 @@ def _paper_loss(self:DiffuSeq, batch, generator)->dict:
 
 # %% ../nbs/12_model.ipynb #a03645b1
 @patch
-def _read(self:DiffuSeq, known, z, t, src, pad, rank, previous):
+def _read(self:DiffuSeq, known, z, t, src, pad, rank, previous, told):
     "States of a training batch at its noisy positions: two streams for blocks (the clean one of `known`), one otherwise."
-    if self.config.levels == 'blocks': return self.net.streams(known, z, t, src, pad, rank, previous)
+    if self.config.levels == 'blocks': return self.net.streams(known, z, t, src, pad, rank, previous, told)
     return self.net.target(z, t, src, pad, previous)[0]
 
 @patch
@@ -280,14 +280,14 @@ def _fast_loss(self:DiffuSeq, batch, generator)->dict:
     draw = _on_device(generator, y.device)
     eps, coins = torch.randn(emb.shape, generator=draw, device=y.device, dtype=emb.dtype), torch.rand(y.shape, generator=draw, device=y.device)
     z, previous = self._states(emb, t, eps, coins), None
-    noisy = t > 0
+    noisy, told = t > 0, draw_told(rank, c.open_end, generator) if c.levels == 'blocks' else None
     if c.self_cond:
         previous = torch.zeros_like(z)
         if torch.rand(1, generator=generator) < 0.5:
             with torch.no_grad():
-                h = self._read(known, z, t, src, ypad, rank, previous)
+                h = self._read(known, z, t, src, ypad, rank, previous, told)
                 p = net.probs(h, src, mask=noisy); previous[noisy] = (p @ net.table().to(p)).to(previous)
-    h = self._read(known, z, t, src, ypad, rank, previous)
+    h = self._read(known, z, t, src, ypad, rank, previous, told)
     words = net.token_nll(h, y, noisy, src).mean()
     loss = words + c.absorb_penalty*self.absorb.norm() if c.absorb_penalty else words
     if not c.length_head: return dict(loss=loss)
@@ -309,7 +309,7 @@ def compile_network(self:TextModel, on:bool=True)->bool: # whether anything is c
     return on and len(blocks) > 0
 
 # %% ../nbs/12_model.ipynb #0abbe572
-SETTINGS = ('steps', 'sampler', 'order', 'temperature', 'eta', 'rounding', 'replace', 'variance', 'readout', 'noise_bound', 'official_stride', 'beam')
+SETTINGS = ('steps', 'sampler', 'order', 'end', 'temperature', 'eta', 'rounding', 'replace', 'variance', 'readout', 'noise_bound', 'official_stride', 'beam')
 
 def with_settings(config:Config, **given)->Config:
     "The configuration with the settings of a call; None keeps a value. Raises ValueError as Config does, and for names that are no settings of a call."
@@ -328,7 +328,7 @@ def generate(self:TextModel, sources, # list of strings
              first:int=0, # place of the first source, for a call that continues another
              progress:bool=True, callback=None, # called after each call of the network with (ids, hidden, words it would write), (B, n) each; `together` hides all of them to the end
              **settings)->list: # of strings; with n > 1 and no choice among them a list of n strings each
-    "Texts for `sources`; '' for an empty one. Noise comes from (seed, place of the source, number of the candidate): `batch_size` changes nothing but the last digits of the arithmetic. At temperature 0 a DiffuSeq of the fast recipe gives its n candidates the n most probable lengths, and with beam > 1 each is the best of so many beams (G10; the twin draws nothing there: n equal texts, or its n best beams). Raises ValueError for sources, numbers or settings that cannot be."
+    "Texts for `sources`; '' for an empty one. Noise comes from (seed, place of the source, number of the candidate): `batch_size` changes nothing but the last digits of the arithmetic. At temperature 0 nothing is drawn: from the left with an open end the n candidates are the n best of a beam of `beam`, or of n (G10); in the other orders of the fast recipe they have the n most probable lengths. Raises ValueError for sources, numbers or settings that cannot be."
     if isinstance(sources, str): raise ValueError('sources is one string; pass a list of strings')
     sources = list(sources); odd = [i for i, s in enumerate(sources) if not isinstance(s, str)]
     if odd: raise ValueError(f'sources[{odd[0]}] is {type(sources[odd[0]]).__name__}; expected a string')
@@ -337,13 +337,17 @@ def generate(self:TextModel, sources, # list of strings
     if likeliest and not self.exact: raise ValueError(f"likeliest: this model (recipe {self.config.recipe!r}, levels {self.config.levels!r}) has no exact log_prob to choose by; mbr=True needs none")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1): raise ValueError(f'batch_size={batch_size}: must be a whole number, at least 1')
     c = with_settings(self.config, **settings)
+    if n > max(1, c.beam) and c.temperature == 0 and (c.order, c.end) == ('left', 'open'):
+        if c.beam > 1: raise ValueError(f'generate: beam={c.beam} gives {c.beam} candidates for a source and {n} are asked for; raise beam')
+        c = replace(c, beam=n)
     rows = encode_sources(sources, self.tokenizer, self.config)
     frame = 2 if c.layout == 'fixed' else 0 # [CLS] and [SEP]; a text of which nothing else is left is empty
     todo = sorted((i for i, s in enumerate(sources) if s.strip() and len(rows[i]['src_ids']) > frame), key=lambda i: len(rows[i]['src_ids']))
     keys = [(i, k) for i in todo for k in range(n)]
+    size = batch_size or max(n, self.default_batch()//n*n) # a source's candidates side by side
     out = [[''] * n for _ in sources]
     with evaluating(self), tqdm(total=len(keys), unit='text', disable=None if progress else True) as bar:
-        for (i, k), text in zip(keys, self._in_batches(keys, rows, c, seed, first, batch_size or self.default_batch(), callback, bar)): out[i][k] = text
+        for (i, k), text in zip(keys, self._in_batches(keys, rows, c, seed, first, size, callback, bar)): out[i][k] = text
     if likeliest: best = dict(zip(todo, self.likeliest([sources[i] for i in todo], [out[i] for i in todo], min(64, batch_size or 64)))); return [best.get(i, '') for i in range(len(out))]
     return mbr_select(out) if mbr else [o[0] for o in out] if n == 1 else out
 
@@ -403,12 +407,11 @@ def _predictor(self:DiffuSeq, src, valid):
 # %% ../nbs/12_model.ipynb #f179513e
 @patch
 def _block_predictor(self:DiffuSeq, src, valid):
-    "The same for levels 'blocks': what is asked is a block, and a settled word is read once, when it joins the source. With `rows`, what was read is first put in their order (beams of one text take each other's place)."
+    "The same for levels 'blocks': what is asked is a block, and a settled word is read once, when it joins the source."
     net, c, banned = self.net, self.config, self._never_written()
     read, joined, last = torch.zeros_like(valid), valid[:,:0], net.table().new_zeros(*valid.shape, c.d_embed)
-    def predict(ids, hidden, asked, rows=None):
+    def predict(ids, hidden, asked):
         nonlocal src, read, joined, last
-        if rows is not None: src = pick_rows(src, rows)
         settled = valid & ~hidden; new = settled & ~read; place = columns_of(new | asked)
         pick = lambda a: a.gather(1, place.view(*place.shape, *[1]*(a.dim() - 2)).expand(*place.shape, *a.shape[2:]))
         emb, now, ask = net.table()[ids], pick(new), pick(asked)
@@ -421,25 +424,94 @@ def _block_predictor(self:DiffuSeq, src, valid):
         return p.index_fill_(-1, banned, 0.)
     return predict
 
+# %% ../nbs/12_model.ipynb #5384f2d8
+@patch
+def _step(self:DiffuSeq, words, # the last words, (B,); of no account at k = 0
+          src:Source, # with what was written before them
+          k:int, # the place of the next word
+         )->tuple: # p(next word), (B, V), 0 for what is never written; the source, grown by the last words
+    "One factor of Eq. 4 without a length (V8): read one word, predict the next."
+    net, B, n = self.net, len(words), min(k + 1, 2)
+    place, asked = torch.arange(k + 1 - n, k + 1, device=words.device), torch.arange(n, device=words.device).expand(B, n) == n - 1
+    z, t = self._hidden_states(net.table()[words][:,None].expand(B, n, -1), asked)
+    h, kv = net.target(z, t, src, asked.new_zeros(B, k + 1), rank=asked.long(), place=place, length=torch.zeros_like(words))
+    p = net.probs(h[:,-1:], src, place=place[-1:])[:,0].index_fill(-1, self._never_written(), 0.)
+    return p, grow_source(src, [(a[:,:,:-1], b[:,:,:-1]) for a, b in kv])
+
+# %% ../nbs/12_model.ipynb #12fc5e83
+@patch
+def _write(self:TextModel, src:Source, temperature:float=0.,
+           u=None, # uniform numbers (B, max_target), needed if temperature > 0
+           callback=None, # called with (ids so far, nothing hidden, ids so far) after each word
+          )->torch.Tensor: # ids (B, max_target), pads after the end
+    "Greedy, or drawn at a temperature: Eq. 4 from the left."
+    t, n, alive = self.tokenizer, self.config.max_target, torch.arange(len(src.ids), device=src.ids.device)
+    ids, last = src.ids.new_full((len(alive), n), t.pad_token_id), src.ids.new_full((len(alive),), t.cls_token_id)
+    for k in range(n):
+        p, src = self._step(last, src, k)
+        last = choose_words(p[:,None], temperature, None if u is None else u[alive,k:k+1])[:,0]
+        ids[alive,k] = last
+        if callback: callback(ids[:,:k+1], torch.zeros_like(ids[:,:k+1], dtype=torch.bool), ids[:,:k+1])
+        going = last != t.sep_token_id
+        if not going.any(): break
+        if not going.all(): alive, last, src = alive[going], last[going], pick_rows(src, going)
+    return ids
+
+# %% ../nbs/12_model.ipynb #5c016a8b
+@patch
+def _search(self:TextModel, src:Source, b:int, # beams
+            callback=None, # as in _write, for the best text of each source
+           )->tuple: # ids (B, b, max_target); scores (G10), (B, b), the best first
+    "Beam search for each source."
+    t, n, alive = self.tokenizer, self.config.max_target, torch.arange(len(src.ids), device=src.ids.device)
+    src, ids = repeat_source(src, b), src.ids.new_full((len(alive), b, n), t.pad_token_id)
+    last, length = src.ids.new_full((len(alive)*b,), t.cls_token_id), torch.zeros_like(ids[...,0])
+    logp = torch.full(length.shape, -float('inf'), dtype=torch.float64, device=ids.device); logp[:,0] = 0
+    out, scores = ids.clone(), logp.clone()
+    for k in range(n):
+        p, src = self._step(last, src, k)
+        score, logp, length, parent, word = best_extensions(logp, length, (ids == t.sep_token_id).any(-1), p.log().view(*logp.shape, -1), t.pad_token_id)
+        ids = ids.gather(1, parent[...,None].expand_as(ids)); ids[...,k] = word
+        out[alive], scores[alive] = ids, score
+        if callback: callback(out[:,0,:k+1], torch.zeros_like(out[:,0,:k+1], dtype=torch.bool), out[:,0,:k+1])
+        going = ~(ids == t.sep_token_id).any(-1).all(1)
+        if not going.any(): break
+        rows = torch.arange(len(ids), device=ids.device)[:,None]*b + parent
+        src, last = pick_rows(src, rows[going].flatten()), word[going].flatten()
+        alive, ids, logp, length = alive[going], ids[going], logp[going], length[going]
+    return out, scores
+
+# %% ../nbs/12_model.ipynb #2b753a3f
+@patch
+def _beam_rows(self:TextModel, rows, keys, b:int, callback=None)->list: # texts
+    "Texts of (place, candidate) rows: candidate k is the k-th best of its source's beams."
+    first, found = dict(zip((i for i, _ in keys), rows)), {}
+    places, size = list(first), max(1, len(keys)//b)
+    for part in (places[i:i + size] for i in range(0, len(places), size)):
+        ids, _ = self._search(self._read_sources([first[i] for i in part], [(i, 0) for i in part]), b, callback)
+        found |= dict(zip(part, ids.tolist()))
+    return [decode(found[i][k], self.tokenizer) for i, k in keys]
+
+@patch
+def _open_rows(self:TextModel, rows, keys, c, seed, callback)->list: # texts
+    "Texts of (place, candidate) rows from the left, each until it ends."
+    if c.beam > 1: return self._beam_rows(rows, keys, c.beam, callback)
+    u = RowNoise(seed, keys, [c.max_target]*len(keys), self.device).uniform(c.max_target) if c.temperature > 0 else None
+    return [decode(r, self.tokenizer) for r in self._write(self._read_sources(rows, keys), c.temperature, u, callback).tolist()]
+
 # %% ../nbs/12_model.ipynb #c43f82c2
 @patch
 def _generate_rows(self:DiffuSeq, rows, keys, c, seed, callback)->list: # texts
     "Texts of one batch of (place, candidate) rows."
     if isinstance(self.net, BertDenoiser): return self._paper_rows(rows, keys, c, seed, callback)
+    if (c.order, c.end) == ('left', 'open'): return self._open_rows(rows, keys, c, seed, callback)
     src = self._read_sources(rows, keys)
     lengths = self._lengths(src, keys, seed, c.temperature)
     valid = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:,None]
     noise = RowNoise(seed, keys, lengths.tolist(), valid.device)
     if c.order == 'together': ids = self._together(src, valid, c, noise, callback)
-    elif c.beam > 1: ids = self._beams(src, valid, c.beam, callback)
     else: ids = fill_in(self._predictor(src, valid), valid, c.order, c.steps, temperature=c.temperature, uniform=noise.uniform, callback=callback)
     return [decode(r[:n], self.tokenizer) for r, n in zip(ids.tolist(), lengths.tolist())]
-
-@patch
-def _beams(self:DiffuSeq, src, valid, b, callback)->torch.Tensor: # ids (B, n)
-    "The best of b beams for each row (G10), so many rows at a time that no more texts are in work than without beams."
-    parts = [(rows, rows.repeat_interleave(b)) for rows in torch.arange(len(valid), device=valid.device).split(max(1, len(valid)//b))]
-    return torch.cat([beam_left(self._predictor(pick_rows(src, beams), valid[beams]), valid[rows], b, callback) for rows, beams in parts])
 
 # %% ../nbs/12_model.ipynb #b373e3ef
 @patch
@@ -518,18 +590,19 @@ def bound(self:DiffuSeq, sources, targets, # lists of strings
 @patch
 def log_prob(self:DiffuSeq, sources, targets, # lists of strings
              batch_size:int=64, # pairs at once
-            )->dict: # float64 tensors (B,): log_prob and, of it, length, in nats; bits_per_token, bits_per_character
-    "log p(w^y | w^x) of writing from the left, the length included, exactly and in one pass (Eq. 4; V7 of 06_levels); pairs longer than the window are cut. Raises ValueError for no pairs, unequal lists, an empty source, or a model that is not `exact`."
+             end:str=None, # 'open' or 'given'; None: as the configuration says
+            )->dict: # float64 tensors (B,): log_prob and, of it, length (0 with an open end), in nats; bits_per_token, bits_per_character
+    "log p(w^y | w^x) of writing from the left, exactly and in one pass (Eq. 4; V7, V8 of 06_levels); with end 'given' the length's cost and that of the words that know it. Pairs longer than the window are cut. Raises ValueError for no pairs, unequal lists, an empty source, an end that was never taught, or a model that is not `exact`."
     if not self.exact: raise ValueError(f"log_prob: levels {self.config.levels!r}, absorbing {self.config.absorbing}; one pass over all beginnings needs levels 'blocks' and absorbing True")
-    rows, net, parts = self._encoded(sources, targets), self.net, []
+    rows, net, parts, given = self._encoded(sources, targets), self.net, [], with_settings(self.config, end=end, beam=1).end == 'given'
     with evaluating(self):
         for part in (rows[i:i + batch_size] for i in range(0, len(rows), batch_size)):
             b = device_batch(part, self.config, self.device); m = self._split(b['target'])
             y, pad = b['ids'][:,m:], b['pad'][:,m:]; place = torch.arange(y.shape[1], device=y.device)
             src, emb = net.source(b['ids'][:,:m], b['pad'][:,:m]), net.table()[y]; z, t = self._hidden_states(emb, ~pad)
-            h = net.streams(emb, z, t, src, pad, place.expand_as(y)) # self-conditioning has nothing to remember here: no word is asked for twice
+            h = net.streams(emb, z, t, src, pad, place.expand_as(y), told=torch.full_like(y[:,0], given, dtype=torch.bool)) # self-conditioning has nothing to remember here: no word is asked for twice
             words = self._words_log_p(h, y, ~pad, src)
-            length = net.length_logits(src).double()[:,1:].log_softmax(1).gather(1, (~pad).sum(1, keepdim=True) - 1)[:,0]
+            length = net.length_logits(src).double()[:,1:].log_softmax(1).gather(1, (~pad).sum(1, keepdim=True) - 1)[:,0]*given
             parts.append(torch.stack([words + length, length]))
     log_prob, length = torch.cat(parts, 1)
     return dict(log_prob=log_prob, length=length) | self._in_bits(-log_prob, [r['trg_ids'] for r in rows])

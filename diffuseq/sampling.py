@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'ddpm_step', 'ddim_step', 'renoise_step', 'dpmpp_step', 'repredict_step', 'reabsorb', 'pairs_of', 'sample',
-           'official_pairs', 'truncated', 'RowNoise', 'choose_words', 'surest', 'fill_in', 'beam_left']
+           'official_pairs', 'truncated', 'RowNoise', 'choose_words', 'surest', 'fill_in', 'best_extensions']
 
 # %% ../nbs/09_sampling.ipynb #313c5331
 import math, torch
@@ -186,22 +186,16 @@ def fill_in(
     return ids
 
 # %% ../nbs/09_sampling.ipynb #59868d4f
-def beam_left(
-    predict, # as in `fill_in`, with a fourth argument: numbers of the rows that go on, (B b,), or None for all as they are
-    valid, # True on the target's positions, bool (B, n)
-    beams:int, # b
-    callback=None, # called with (ids, hidden, ids) of each row's best beginning after each step
-)->torch.Tensor: # ids, (B, n), 0 outside `valid`
-    "Generate from the left, keeping the b most probable beginnings of every row (G10); `predict` is asked about b rows for each row of `valid`. b = 1 is greedy."
-    (B, n), length, every = valid.shape, valid.sum(1), torch.arange(len(valid), device=valid.device)[:,None]*beams
-    ids, hidden, rows = torch.zeros(B, beams, n, dtype=torch.long, device=valid.device), valid.repeat_interleave(beams, 0), None
-    log_p = torch.full((B, beams), -float('inf'), dtype=torch.float64, device=valid.device); log_p[:,0] = 0 # all beginnings are the same: one counts
-    for k in range(int(length.max())):
-        asked, going = hidden & (torch.arange(n, device=valid.device) == k), length > k
-        p = predict(ids.view(B*beams, n), hidden, asked, rows)
-        log_p[going], at = (log_p[going][...,None] + p.double().log().view(-1, beams, p.shape[-1])).flatten(1).topk(beams)
-        parent = torch.arange(beams, device=valid.device).repeat(B, 1); parent[going] = at//p.shape[-1]
-        ids = ids.gather(1, parent[...,None].expand_as(ids)); ids[going,:,k] = at % p.shape[-1]
-        rows, hidden = (every + parent).flatten(), hidden & ~asked
-        if callback: callback(ids[:,0], hidden[::beams], ids[:,0])
-    return ids[:,0]
+def best_extensions(
+    logp, # log p of each beginning, (B, b)
+    length, # its words, an end token included, (B, b)
+    done, # True where it has ended, bool (B, b)
+    step, # log p of every next word, (B, b, V)
+    pad:int, # the word that an ended one takes
+)->tuple: # of the b best: score (G10), log p, length; the beginning they extend, the word; (B, b) each
+    "The best one-word extensions of all beginnings of a source, by mean log-probability (G10), the best first."
+    V, stay = step.shape[-1], torch.full_like(step[0,0], -float('inf')); stay[pad] = 0
+    total, size = logp[...,None] + torch.where(done[...,None], stay, step), length + ~done
+    score, at = (total/size[...,None]).flatten(1).topk(logp.shape[1])
+    parent = at//V
+    return score, total.flatten(1).gather(1, at), size.gather(1, parent), parent, at % V

@@ -8,7 +8,7 @@ import sys, time, diffuseq.cli as cli
 class Echo:
     exact = True
     def __init__(self, name, device): self.name = name
-    def generate(self, sources, n=1, mbr=False, likeliest=False, seed=0, first=0, progress=True, batch_size=None, steps=None, sampler=None, order=None, temperature=None, beam=None):
+    def generate(self, sources, n=1, mbr=False, likeliest=False, seed=0, first=0, progress=True, batch_size=None, steps=None, sampler=None, order=None, end=None, temperature=None, beam=None):
         time.sleep({pause} * len(sources))
         made = [[f'{{s.upper()}} {{seed}} {{first + i}} {{k}}' if s.strip() else '' for k in range(n)] for i, s in enumerate(sources)]
         return [m[0] for m in made] if mbr or likeliest or n == 1 else made

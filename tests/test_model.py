@@ -25,7 +25,7 @@ def learned(request, tmp_path_factory):
     m.fit(few, few, tmp_path_factory.mktemp('learned'), max_updates=updates, device='cpu', progress=False)
     return m, few
 
-WAYS = dict(fast=[dict(order='surest', steps=5), dict(order='surest', steps=20), dict(order='left'), dict(order='together', steps=1),
+WAYS = dict(fast=[dict(order='surest', steps=5), dict(order='surest', steps=20), dict(order='left'), dict(order='left', beam=3), dict(order='left', end='given'), dict(order='together', steps=1),
                   *(dict(order='together', sampler=s, steps=k) for s in ('ddpm', 'ddim', 'dpmpp', 'renoise') for k in (5, 20)), dict(order='together', sampler='ddim', eta=1., steps=20),
                   dict(order='together', rounding=False, steps=20), dict(order='together', noise_bound=1., steps=20)],
             paper=[*(dict(sampler=s, steps=k) for s in ('ddpm', 'ddim', 'dpmpp', 'renoise') for k in (10, 50)), dict(sampler='ddim', eta=1., steps=10), dict(sampler='ddpm', variance='large', steps=50),
@@ -49,7 +49,7 @@ def test_the_bound_knows_what_was_learned(learned):
 
 # ---- a batch is no more than its texts
 
-SOME = dict(fast=[dict(order='surest'), dict(order='left'), dict(order='surest', temperature=0.7), dict(order='left', temperature=1.), *(dict(order='together', sampler=s) for s in ('ddpm', 'ddim', 'dpmpp', 'renoise')),
+SOME = dict(fast=[dict(order='surest'), dict(order='left'), dict(order='left', end='given'), dict(order='surest', temperature=0.7), dict(order='left', temperature=1.), *(dict(order='together', sampler=s) for s in ('ddpm', 'ddim', 'dpmpp', 'renoise')),
                   dict(order='together', sampler='ddim', eta=0.5), dict(order='together', sampler='ddpm', variance='large', temperature=1.), dict(order='together', rounding=False), dict(order='together', noise_bound=1.)],
             paper=[*(dict(sampler=s) for s in ('ddpm', 'ddim', 'dpmpp', 'renoise')), dict(sampler='ddim', eta=0.5), dict(variance='large'), dict(rounding=False), dict(replace=False), dict(readout='logits'), dict(noise_bound=1.), dict(official_stride=True)])
 
@@ -66,7 +66,8 @@ SOURCES = ['and he said', 'in the beginning god made the heaven and the earth , 
 def test_batches_change_nothing(models, recipe, way):
     m = models[recipe]; whole = m.generate(SOURCES, n=3, batch_size=64, **way, **quiet)
     for size in (1, 2, 5): assert m.generate(SOURCES, n=3, batch_size=size, **way, **quiet) == whole
-    assert m.generate(SOURCES, batch_size=4, **way, **quiet) == [w[0] for w in whole]                    # the first candidate is what n = 1 gives
+    best = dict(beam=3) if way == dict(order='left') else {}                                              # n best are the beams of a search that is n wide
+    assert m.generate(SOURCES, batch_size=4, **way, **best, **quiet) == [w[0] for w in whole]            # the first candidate is what n = 1 gives
     assert m.generate(SOURCES[2:4], n=3, first=2, **way, **quiet) == whole[2:4]                          # a call that continues another
     assert any(len({*w}) > 1 for w in whole) or not (way.get('temperature') or recipe == 'paper' or way['order'] == 'together')
 
