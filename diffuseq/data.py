@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLITS', 'log', 'CARD', 'FORBIDDEN', 'SCHEMA', 'data_folder', 'task_names', 'load_card', 'check_pair', 'read_jsonl',
            'cache_folder', 'cached', 'write_pairs', 'open_pairs', 'packaged_report', 'pick_columns', 'load_pairs',
-           'spread', 'normalize_text']
+           'spread', 'both_ways', 'normalize_text']
 
 # %% ../nbs/00_data.ipynb #d1a30c06
 import datasets, hashlib, itertools, json, logging, os, re, shutil, tempfile, yaml, pyarrow as pa
@@ -225,3 +225,11 @@ def spread(pairs, # of `load_pairs`
     "n pairs, evenly spaced over all of them; of a stream, whose end nobody knows, the first n."
     if not isinstance(pairs, datasets.Dataset): return datasets.Dataset.from_list(list(itertools.islice(pairs, n)))
     return pairs.select([i*len(pairs)//n for i in range(n)]) if len(pairs) > n else pairs
+
+# %% ../nbs/00_data.ipynb #3f155ba8
+def both_ways(pairs, # of `load_pairs`, to learn from
+             ): # a Dataset, or an IterableDataset where that was given: columns src, trg, twice as many rows
+    "The pairs, and behind them the same with their sides exchanged; further references are left out."
+    there = pairs.select_columns(['src', 'trg'])
+    back = there.rename_column('src', 'was').rename_column('trg', 'src').rename_column('was', 'trg')
+    return datasets.concatenate_datasets([there, back.select_columns(['src', 'trg'])])
