@@ -19,6 +19,7 @@ class Config:
     recipe:str='fast' # the method: a key of RECIPES
     profile:str='cpu' # the size: a key of PROFILES
     seed:int=0 # of weights, batches and noise
+    both_ways:bool=False # for pairs whose sides mean the same: they are learned in either direction (00_data)
     # text: 00_text
     tokenizer:str='bpe' # 'bpe' or 'wordpiece': trained on the task; anything else is a path or a hub id
     vocab_size:int=4000 # V, of a tokenizer that is trained here
@@ -86,7 +87,7 @@ class Config:
     # generation: 08_anchoring, 09_sampling, 10_mbr
     sampler:str='renoise' # 'ddpm', 'ddim', 'dpmpp', 'renoise', 'repredict' (diffuseq-v2's solver as released)
     order:str='left' # 'left': word by word; 'surest': the surest first, several at once; 'together': all, from T down
-    end:str='open' # of a text from the left and of its likelihood: 'open': where the model writes its end; 'given': after the length that the length head predicts
+    end:str='open' # of a text from the left, and of the likelihood that chooses among candidates: 'open': where the model writes its end; 'given': after the length that the length head predicts
     steps:int=20 # denoiser calls for a text, of orders 'surest' and 'together'
     variance:str='posterior' # of 'ddpm': 'posterior' (Eq. 14) or 'large' (beta_t, official)
     eta:float=0.0 # of 'ddim': 0 deterministic, 1 ancestral
@@ -136,12 +137,12 @@ def check_config(c):
         ((c.trunk == 'bert') != (c.loss == 'mse'), "trunk 'bert' learns vectors and trunk 'modern' words: loss 'mse' with the one, 'cross_entropy' with the other"),
         (c.trunk == 'bert' and (c.levels != 'one' or c.self_cond or c.optimizer == 'muon'), "trunk 'bert' is told one time for a sentence, is shown no earlier guess and has no blocks for Muon: levels 'one', self_cond False, optimizer 'adamw'"),
         (c.loss == 'cross_entropy' and c.loss_on == 'all', "loss_on 'all' speaks of the 'mse' loss only"),
-        (c.layout == 'split' and not c.length_head and c.recipe != 'twin', "layout 'split' has no padding to generate, so the length must be predicted: length_head True, or layout 'fixed'"),
+        (c.layout == 'split' and not c.length_head and c.recipe != 'twin', "layout 'split' has no padding to generate, so orders other than from the left must predict the length: length_head True, or layout 'fixed'"),
         (c.levels == 'one' and c.order != 'together', f"order {c.order!r} needs a level for each token: levels 'blocks', or order 'together'"),
         (not c.absorbing and c.order != 'together' and c.recipe != 'twin', f"order {c.order!r} puts the vector m in the place of words that are still to come: absorbing True, or order 'together'"),
         (c.recipe == 'twin' and (c.trunk, c.loss, c.order) != ('modern', 'cross_entropy', 'left'), "the twin writes words from the left: trunk 'modern', loss 'cross_entropy', order 'left'"),
         (c.recipe == 'twin' and (c.absorbing or c.self_cond or c.length_head), 'the twin knows no noise and finds its own end: absorbing, self_cond and length_head False'),
-        (c.recipe != 'twin' and c.levels == 'blocks' and c.end == 'open' and not c.open_end, "open_end 0 never teaches where a text ends: end 'given', or open_end above 0"),
+        (c.recipe != 'twin' and c.levels == 'blocks' and c.end == 'open' and not (c.open_end and c.left_share), "open_end or left_share 0 never teaches where a text ends: end 'given', or both above 0"),
         (c.recipe != 'twin' and c.levels == 'token' and c.end == 'open', "levels 'token' are always told how many words remain: end 'given', or levels 'blocks'"),
         (c.recipe == 'twin' and c.end == 'given', "the twin knows no length beforehand: end 'open'"),
         (c.beam > 1 and (c.order, c.end) != ('left', 'open'), "beam search keeps beginnings from the left until they end: order 'left' and end 'open', or beam 1"),

@@ -229,7 +229,7 @@ def spread(pairs, # of `load_pairs`
 # %% ../nbs/00_data.ipynb #3f155ba8
 def both_ways(pairs, # of `load_pairs`, to learn from
              ): # a Dataset, or an IterableDataset where that was given: columns src, trg, twice as many rows
-    "The pairs, and behind them the same with their sides exchanged; further references are left out."
+    "The pairs, each followed by the same with its sides exchanged; further references are left out."
     there = pairs.select_columns(['src', 'trg'])
     back = there.rename_column('src', 'was').rename_column('trg', 'src').rename_column('was', 'trg')
-    return datasets.concatenate_datasets([there, back.select_columns(['src', 'trg'])])
+    return datasets.interleave_datasets([there, back.select_columns(['src', 'trg'])])

@@ -262,7 +262,7 @@ def streams(self:Denoiser, words, # Emb(w^y), (B, n, d)
             pad, # True on padding, bool (B, n)
             rank, # the block of each word, (B, n)
             self_cond=None, # previous guess of z_0, (B, n, d), or None
-           told=None, # False for targets that are not told how many words remain, bool (B,); None: all are
+            told=None, # False for targets that are not told how many words remain, bool (B,); None: all are
           )->torch.Tensor: # states of the noisy stream, (B, n, width)
     "Each noisy word beside the source and the blocks before its own."
     place = torch.arange(z.shape[1], device=z.device)

@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from safetensors.torch import save as save_tensors
 from tqdm import tqdm
 from .config import RECIPES, Config, load_config, save_config, write_atomic
+from .data import both_ways
 from .text import _encode_batch, decode, encode_pairs, encode_sources, encode_texts, load_tokenizer, save_tokenizer
 from .schedule import make_alpha_bar
 from .forward import q_z0, q_sample, input_scale
@@ -34,7 +35,7 @@ log = logging.getLogger('diffuseq')
 EXTRA = 'official_extra.safetensors'
 
 class TextModel(nn.Module):
-    "What DiffuSeq and its baselines share: fit, save, load, score. A subclass gives `net`, `forward(batch, generator)` and `_generate_rows`."
+    "What DiffuSeq and its baselines share: fit, save, load, score. A subclass gives `net`, `forward(batch, generator)`, and `_step` or its own `_generate_rows`."
     exact = False # whether `log_prob` gives the exact cost of a text
     official_extra = None # bytes of a file that a checkpoint of the authors brought along and only their code needs (12_official)
 
@@ -52,7 +53,7 @@ class TextModel(nn.Module):
             **settings, # minutes, max_updates, device, progress: of 07_training's fit
            )->dict:
         "Train on pairs, or go on; ends with the best averaged weights in the model. Needs minutes= or max_updates=."
-        return fit(self, encode_pairs(train, self.tokenizer, self.config), encode_pairs(valid, self.tokenizer, self.config), run_dir, **settings)
+        return fit(self, encode_pairs(both_ways(train) if self.config.both_ways else train, self.tokenizer, self.config), encode_pairs(valid, self.tokenizer, self.config), run_dir, **settings)
 
     def save_pretrained(self, folder, dtype=None): # of the weights in the file, for instance torch.float16; None: as they are
         "Write config.json, tokenizer.json, tokenizer_config.json, model.safetensors and, where the authors' checkpoint had more than a model needs, that; each atomically."
@@ -83,7 +84,7 @@ def _split(self:TextModel, target):
 def _never_written(self:TextModel):
     "Tokens that no text holds: pad, start and mask, unless one of them is also the end (GPT-2 has one token for all)."
     t = self.tokenizer
-    return torch.tensor([i for i in (t.pad_token_id, t.cls_token_id, t.mask_token_id) if i not in (None, t.sep_token_id)], device=self.device)
+    return torch.tensor([i for i in (t.pad_token_id, t.cls_token_id, t.mask_token_id) if i not in (None, t.sep_token_id)], dtype=torch.long, device=self.device)
 
 @patch
 def _encoded(self:TextModel, sources, targets)->list:
@@ -323,12 +324,12 @@ def with_settings(config:Config, **given)->Config:
 def generate(self:TextModel, sources, # list of strings
              n:int=1, # candidates for each source
              mbr:bool=False, # choose among them by minimum Bayes risk (10_mbr)
-             likeliest:bool=False, # or the one that the model itself finds most probable, a token
+             likeliest:bool=False, # or the one that the model itself, as configured, finds most probable, a token
              *, seed:int=0, batch_size:int=None, # texts at once
              first:int=0, # place of the first source, for a call that continues another
              progress:bool=True, callback=None, # called after each call of the network with (ids, hidden, words it would write), (B, n) each; `together` hides all of them to the end
              **settings)->list: # of strings; with n > 1 and no choice among them a list of n strings each
-    "Texts for `sources`; '' for an empty one. Noise comes from (seed, place of the source, number of the candidate): `batch_size` changes nothing but the last digits of the arithmetic. At temperature 0 nothing is drawn: from the left with an open end the n candidates are the n best of a beam of `beam`, or of n (G10); in the other orders of the fast recipe they have the n most probable lengths. Raises ValueError for sources, numbers or settings that cannot be."
+    "Texts for `sources`; '' for an empty one. Noise comes from (seed, place of the source, number of the candidate): `batch_size` changes nothing but the last digits of the arithmetic. At temperature 0 a text from the left with an open end is the best of a beam of `beam`, and n candidates are the n best of one of at least n (G10); otherwise the candidates of the fast recipe have the n most probable lengths. Raises ValueError for sources, numbers or settings that cannot be."
     if isinstance(sources, str): raise ValueError('sources is one string; pass a list of strings')
     sources = list(sources); odd = [i for i, s in enumerate(sources) if not isinstance(s, str)]
     if odd: raise ValueError(f'sources[{odd[0]}] is {type(sources[odd[0]]).__name__}; expected a string')
@@ -337,14 +338,13 @@ def generate(self:TextModel, sources, # list of strings
     if likeliest and not self.exact: raise ValueError(f"likeliest: this model (recipe {self.config.recipe!r}, levels {self.config.levels!r}) has no exact log_prob to choose by; mbr=True needs none")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1): raise ValueError(f'batch_size={batch_size}: must be a whole number, at least 1')
     c = with_settings(self.config, **settings)
-    if n > max(1, c.beam) and c.temperature == 0 and (c.order, c.end) == ('left', 'open'):
-        if c.beam > 1: raise ValueError(f'generate: beam={c.beam} gives {c.beam} candidates for a source and {n} are asked for; raise beam')
-        c = replace(c, beam=n)
+    if c.temperature == 0 and (c.order, c.end) == ('left', 'open'): c = replace(c, beam=max(n, c.beam))
     rows = encode_sources(sources, self.tokenizer, self.config)
     frame = 2 if c.layout == 'fixed' else 0 # [CLS] and [SEP]; a text of which nothing else is left is empty
     todo = sorted((i for i, s in enumerate(sources) if s.strip() and len(rows[i]['src_ids']) > frame), key=lambda i: len(rows[i]['src_ids']))
     keys = [(i, k) for i in todo for k in range(n)]
-    size = batch_size or max(n, self.default_batch()//n*n) # a source's candidates side by side
+    size = batch_size or self.default_batch()
+    if c.beam > 1: size = max(n, size//n*n) # one search gives all candidates of a source
     out = [[''] * n for _ in sources]
     with evaluating(self), tqdm(total=len(keys), unit='text', disable=None if progress else True) as bar:
         for (i, k), text in zip(keys, self._in_batches(keys, rows, c, seed, first, size, callback, bar)): out[i][k] = text
@@ -470,11 +470,11 @@ def _search(self:TextModel, src:Source, b:int, # beams
     out, scores = ids.clone(), logp.clone()
     for k in range(n):
         p, src = self._step(last, src, k)
-        score, logp, length, parent, word = best_extensions(logp, length, (ids == t.sep_token_id).any(-1), p.log().view(*logp.shape, -1), t.pad_token_id)
+        score, logp, length, parent, word = best_extensions(logp, length, (ids[...,:k] == t.sep_token_id).any(-1), p.log().view(*logp.shape, -1), t.pad_token_id)
         ids = ids.gather(1, parent[...,None].expand_as(ids)); ids[...,k] = word
         out[alive], scores[alive] = ids, score
         if callback: callback(out[:,0,:k+1], torch.zeros_like(out[:,0,:k+1], dtype=torch.bool), out[:,0,:k+1])
-        going = ~(ids == t.sep_token_id).any(-1).all(1)
+        going = ~(ids[...,:k+1] == t.sep_token_id).any(-1).all(1)
         if not going.any(): break
         rows = torch.arange(len(ids), device=ids.device)[:,None]*b + parent
         src, last = pick_rows(src, rows[going].flatten()), word[going].flatten()
@@ -493,7 +493,7 @@ def _beam_rows(self:TextModel, rows, keys, b:int, callback=None)->list: # texts
     return [decode(found[i][k], self.tokenizer) for i, k in keys]
 
 @patch
-def _open_rows(self:TextModel, rows, keys, c, seed, callback)->list: # texts
+def _generate_rows(self:TextModel, rows, keys, c, seed, callback)->list: # texts
     "Texts of (place, candidate) rows from the left, each until it ends."
     if c.beam > 1: return self._beam_rows(rows, keys, c.beam, callback)
     u = RowNoise(seed, keys, [c.max_target]*len(keys), self.device).uniform(c.max_target) if c.temperature > 0 else None
@@ -504,7 +504,7 @@ def _open_rows(self:TextModel, rows, keys, c, seed, callback)->list: # texts
 def _generate_rows(self:DiffuSeq, rows, keys, c, seed, callback)->list: # texts
     "Texts of one batch of (place, candidate) rows."
     if isinstance(self.net, BertDenoiser): return self._paper_rows(rows, keys, c, seed, callback)
-    if (c.order, c.end) == ('left', 'open'): return self._open_rows(rows, keys, c, seed, callback)
+    if (c.order, c.end) == ('left', 'open'): return TextModel._generate_rows(self, rows, keys, c, seed, callback)
     src = self._read_sources(rows, keys)
     lengths = self._lengths(src, keys, seed, c.temperature)
     valid = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:,None]

@@ -1,4 +1,5 @@
 "The model as it is used: what it was taught comes out by every way of sampling, a batch is no more than its texts, and nonsense is refused in words."
+from pathlib import Path
 import json, logging, resource, shutil
 import datasets, pytest, torch
 from safetensors.torch import load_file, save_file
@@ -166,6 +167,12 @@ def eot(tmp_path):
     (tmp_path/'words').mkdir(); t.save(str(tmp_path/'words'/'tokenizer.json'))
     (tmp_path/'words'/'tokenizer_config.json').write_text(json.dumps(dict(bos_token='<eot>', eos_token='<eot>', pad_token='<nothing>', unk_token='?')))
     return str(tmp_path/'words')
+
+def test_a_pad_that_is_also_the_end(eot):
+    "Beams are filled up with pads; those are not read as ends of texts that have none yet."
+    roles = Path(eot)/'tokenizer_config.json'; roles.write_text(json.dumps(dict(json.loads(roles.read_text()), pad_token='<eot>')))
+    m = new_model(tiny.config('fast', tokenizer=str(eot), max_source=16, max_target=16), load_tokenizer(eot)).eval(); m.net.bias.data[m.tokenizer.sep_token_id] -= 100
+    for way in (dict(), dict(beam=3), dict(n=2)): assert all(len(t.split()) == 16 for some in m.generate(['and he said', 'yes'], **way, **quiet) for t in ([some] if isinstance(some, str) else some))
 
 @pytest.mark.parametrize('recipe', ['fast', 'twin'])
 def test_one_token_for_start_and_end_under_an_unusual_name(recipe, eot, tmp_path):

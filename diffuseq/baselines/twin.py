@@ -68,7 +68,3 @@ def _step(self:Twin, words, # the last words, (B,)
     h, kv = self.net.target(self.net.table()[words][:,None], None, src, seen)
     p = self.net.probs(h, src, place=torch.tensor([k], device=src.ids.device))[:,0].index_fill(-1, self._never_written(), 0.)
     return p, grow_source(src, kv)
-
-# %% ../../nbs/baselines/twin.ipynb #c133d100
-@patch
-def _generate_rows(self:Twin, *args)->list: "Texts of one batch of (place, candidate) rows."; return self._open_rows(*args)
