@@ -263,7 +263,7 @@ def streams(self:Denoiser, words, # Emb(w^y), (B, n, d)
             rank, # the block of each word, (B, n)
             self_cond=None, # previous guess of z_0, (B, n, d), or None
             told=None, # False for targets that are not told how many words remain, bool (B,); None: all are
-          )->torch.Tensor: # states of the noisy stream, (B, n, width)
+           )->torch.Tensor: # states of the noisy stream, (B, n, width)
     "Each noisy word beside the source and the blocks before its own."
     place = torch.arange(z.shape[1], device=z.device)
     x = torch.cat([self._inputs(words), self._inputs(z, t, self_cond, ((~pad).sum(1) if told is None else (~pad).sum(1)*told)[:,None] - place)], 1)

@@ -1,6 +1,6 @@
 "The model as it is used: what it was taught comes out by every way of sampling, a batch is no more than its texts, and nonsense is refused in words."
-from pathlib import Path
 import json, logging, resource, shutil
+from pathlib import Path
 import datasets, pytest, torch
 from safetensors.torch import load_file, save_file
 import tiny
