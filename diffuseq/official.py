@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEEDED', 'KNOWN', 'FIXED', 'ORDER', 'find_checkpoint', 'read_checkpoint', 'as_ours', 'read_args', 'official_config',
-           'dictionary_tokenizer', 'reordered', 'official_tokenizer']
+           'dictionary_tokenizer', 'reordered', 'official_tokenizer', 'piece_vectors', 'principal', 'start_from_bert']
 
 # %% ../nbs/12_official.ipynb #46b874b4
 import hashlib, io, json, pickle, re, torch
@@ -13,9 +13,9 @@ from pathlib import Path
 from fastcore.basics import patch
 from safetensors.torch import load as tensors_of, save as save_tensors
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import BertConfig, PreTrainedTokenizerFast
+from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast
 from .config import Config, make_config, write_atomic
-from .text import SPECIAL, load_tokenizer, save_tokenizer
+from .text import SPECIAL, encode_texts, load_tokenizer, save_tokenizer
 from .training import load_weights
 from .model import DiffuSeq
 
@@ -195,3 +195,43 @@ def save_official(self:DiffuSeq, folder)->Path: # the file of weights
     file = folder/(known['file'] if known else f'ema_{self.config.ema}_{self.config.lr_updates:06d}.pt')
     out = io.BytesIO(); torch.save(state, out); write_atomic(file, out.getvalue())
     return file
+
+# %% ../nbs/12_official.ipynb #7b50bee4
+def piece_vectors(tokenizer, # of our model
+                  bert, # a BertModel
+                  words, # its tokenizer
+                 )->torch.Tensor: # (V, width of the BERT), root mean square 1
+    "What a BERT knows of each piece of a tokenizer: the row of that piece, or the mean over those that it is cut into (N7)."
+    table, known = bert.get_input_embeddings().weight.detach().float(), words.get_vocab()
+    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    cut = encode_texts([p.removeprefix('##') for p in pieces], words)
+    rows = torch.stack([table[[known[p]] if p in known else ids or [words.unk_token_id]].mean(0) for p, ids in zip(pieces, cut)])
+    return rows/rows.square().mean().sqrt()
+
+def principal(rows, # (V, w)
+              d:int, # at most w
+             )->torch.Tensor: # (V, d), root mean square 1
+    "Rows in the d directions in which they differ most; as they are if d is w."
+    if d < rows.shape[1]: rows = rows - rows.mean(0); rows = rows @ torch.linalg.eigh(rows.T @ rows)[1].flip(1)[:,:d]
+    return rows/rows.square().mean().sqrt()
+
+# %% ../nbs/12_official.ipynb #85c6a0f2
+@torch.no_grad()
+def start_from_bert(model, # an untrained model with a network of its own table: any recipe
+                    name, # folder or hub id of a BERT
+                   ):
+    "Let a model begin with a BERT's words, and with trunk 'bert' also with its layers, positions and LayerNorm, so that at t = 0 it computes what the BERT does (N7). Returns the model. Raises ValueError for a size that does not fit."
+    bert, c, net = AutoModel.from_pretrained(str(name)).float(), model.config, model.net; size = bert.config
+    if size.model_type != 'bert': raise ValueError(f'{name}: a {size.model_type}, not a BERT')
+    if c.d_embed > size.hidden_size: raise ValueError(f'{name} knows words by {size.hidden_size} numbers, d_embed={c.d_embed} is more')
+    net.word_embedding.weight.copy_(principal(piece_vectors(model.tokenizer, bert, load_tokenizer(name)), c.d_embed))
+    if c.trunk != 'bert': return model
+    wanted = dict(width=size.hidden_size, n_heads=size.num_attention_heads, mlp_width=size.intermediate_size, n_layers=min(c.n_layers, size.num_hidden_layers), positions=min(len(net.position_embeddings.weight), size.max_position_embeddings))
+    have = dict(width=c.width, n_heads=c.n_heads, mlp_width=c.mlp_width or 4*c.width, n_layers=c.n_layers, positions=len(net.position_embeddings.weight))
+    if wanted != have: raise ValueError(f'{name} does not fit: ' + ', '.join(f'{k}={have[k]}, there at most {v}' if k in ('n_layers', 'positions') else f'{k}={have[k]}, there {v}' for k, v in wanted.items() if v != have[k]))
+    table, place = bert.get_input_embeddings().weight, bert.embeddings; r = table.square().mean().sqrt() if c.d_embed == c.width else 1.
+    net.position_embeddings.weight.copy_((place.position_embeddings.weight[:have['positions']] + place.token_type_embeddings.weight[0])/r)
+    net.LayerNorm.load_state_dict(place.LayerNorm.state_dict())
+    net.input_transformers.layer.load_state_dict(bert.encoder.layer[:c.n_layers].state_dict())
+    for p in net.time_embed[2].parameters(): p.zero_()
+    return model
