@@ -140,6 +140,7 @@ def generate(args):
         model, rows = load(args.model, args.device), chain(head, rows)
         if args.likeliest and not model.exact: raise ValueError(f'--likeliest: {args.model} cannot say what a text costs; --mbr needs no such thing')
         settings = {k: getattr(args, k) for k in SETTINGS}
+        model.generate([], progress=False, batch_size=args.batch_size, **settings) # of no text: refuses what cannot be, before anything is written
         if args.output == '-': return write_lines(model, rows, sys.stdout.buffer, args, settings)
         asked = settings | dict(json=args.json, model=fingerprint(model), first_text=hashlib.sha256(str([r['source'] for r in head]).encode()).hexdigest()[:16])
         done = begin(args.output, asked)

@@ -41,7 +41,9 @@ class TextModel(nn.Module):
 
     def __init__(self, config:Config, tokenizer):
         super().__init__()
-        self.config, self.tokenizer = config, tokenizer
+        self.config, self.tokenizer, t = config, tokenizer, tokenizer
+        silent = [i for i in (t.pad_token_id, t.cls_token_id, t.mask_token_id) if i not in (None, t.sep_token_id)] # words that no text holds; GPT-2 has one for start and end
+        self.register_buffer('never_written', torch.tensor(silent, dtype=torch.long), persistent=False)
         torch.manual_seed(seed_of(config.seed, 1))
 
     @property
@@ -81,12 +83,6 @@ def _split(self:TextModel, target):
     return m
 
 @patch
-def _never_written(self:TextModel):
-    "Tokens that no text holds: pad, start and mask, unless one of them is also the end (GPT-2 has one token for all)."
-    t = self.tokenizer
-    return torch.tensor([i for i in (t.pad_token_id, t.cls_token_id, t.mask_token_id) if i not in (None, t.sep_token_id)], dtype=torch.long, device=self.device)
-
-@patch
 def _encoded(self:TextModel, sources, targets)->list:
     "Rows of pairs of strings; pairs longer than the window are cut. Raises ValueError for no pairs, lists of unequal lengths, or a source that is empty."
     if isinstance(sources, str) or isinstance(targets, str): raise ValueError('sources and targets are lists of strings; got one string')
@@ -110,7 +106,7 @@ def _read_sources(self:TextModel, rows, keys):
 @patch
 def _words_log_p(self:TextModel, h, y, where, src):
     "log p of the words `y` at the places `where`, added up, in nats, (B,) float64; the words that no text holds take no share."
-    p = self.net.probs(h, src, mask=where).index_fill_(-1, self._never_written(), 0.)
+    p = self.net.probs(h, src, mask=where).index_fill_(-1, self.never_written, 0.)
     log_p = p.gather(1, y[where][:,None])[:,0].double().log() - p.sum(1, dtype=torch.float64).log()
     return torch.zeros(y.shape, dtype=torch.float64, device=y.device).masked_scatter(where, log_p).sum(1)
 
@@ -396,7 +392,7 @@ def _hidden_states(self:DiffuSeq, emb, hidden):
 def _predictor(self:DiffuSeq, src, valid):
     "(ids, hidden, asked) -> word probabilities at the asked places: hidden words at T, the others clean; remembers its last guess."
     if self.config.levels == 'blocks': return self._block_predictor(src, valid)
-    memory, banned = {}, self._never_written()
+    memory, banned = {}, self.never_written
     def predict(ids, hidden, asked):
         z, t = self._hidden_states(self.net.table()[ids], hidden)
         p, guess = self._guess(z, t, src, ~valid, memory.get('last'), mask=asked)
@@ -408,7 +404,7 @@ def _predictor(self:DiffuSeq, src, valid):
 @patch
 def _block_predictor(self:DiffuSeq, src, valid):
     "The same for levels 'blocks': what is asked is a block, and a settled word is read once, when it joins the source."
-    net, c, banned = self.net, self.config, self._never_written()
+    net, c, banned = self.net, self.config, self.never_written
     read, joined, last = torch.zeros_like(valid), valid[:,:0], net.table().new_zeros(*valid.shape, c.d_embed)
     def predict(ids, hidden, asked):
         nonlocal src, read, joined, last
@@ -435,7 +431,7 @@ def _step(self:DiffuSeq, words, # the last words, (B,); of no account at k = 0
     place, asked = torch.arange(k + 1 - n, k + 1, device=words.device), torch.arange(n, device=words.device).expand(B, n) == n - 1
     z, t = self._hidden_states(net.table()[words][:,None].expand(B, n, -1), asked)
     h, kv = net.target(z, t, src, asked.new_zeros(B, k + 1), rank=asked.long(), place=place, length=torch.zeros_like(words))
-    p = net.probs(h[:,-1:], src, place=place[-1:])[:,0].index_fill(-1, self._never_written(), 0.)
+    p = net.probs(h[:,-1:], src, place=place[-1:])[:,0].index_fill(-1, self.never_written, 0.)
     return p, grow_source(src, [(a[:,:,:-1], b[:,:,:-1]) for a, b in kv])
 
 # %% ../nbs/12_model.ipynb #12fc5e83
@@ -517,7 +513,7 @@ def _generate_rows(self:DiffuSeq, rows, keys, c, seed, callback)->list: # texts
 @patch
 def _together(self:DiffuSeq, src, valid, c, noise, callback)->torch.Tensor: # ids (B, n)
     "All tokens at one level, from T down the grid: the paper's own order with the fast network."
-    table, banned, last = self.net.table(), self._never_written(), {}
+    table, banned, last = self.net.table(), self.never_written, {}
     def denoise(z, t):
         levels = valid.long()*t
         p, expected = self._guess(self._scaled(self._at_end(z, levels), levels), levels, src, ~valid, last.get('guess'))

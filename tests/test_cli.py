@@ -137,6 +137,14 @@ def test_a_real_model_says_what_the_library_says(tiny):
     (folder/'cut.txt.settings.json').write_bytes((folder/'whole.txt.settings.json').read_bytes())
     assert main([*argv, str(folder/'cut.txt')]) == 0 and (folder/'cut.txt').read_bytes() == whole
 
+@pytest.mark.parametrize('choice', [[], ['--n', '3', '--mbr'], ['--n', '3', '--likeliest']])
+def test_a_call_that_is_refused_leaves_nothing_behind(tiny, tmp_path, capsys, choice):
+    from diffuseq.cli import main
+    argv = ['generate', '--model', str(tiny[0]/'model'), '--in', str(tiny[0]/'in.txt'), '--out', str(tmp_path/'out.txt'), *choice]
+    assert main([*argv, '--beam', '4', '--temperature', '1']) == 2
+    assert 'beam search draws nothing' in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert main([*argv, '--beam', '4']) == 0 and len((tmp_path/'out.txt').read_text().splitlines()) == 12
+
 @pytest.mark.parametrize('model, words', [('no-such-model', 'no-such-model'), ('.', 'no config.json')])
 def test_a_model_that_is_none_is_one_message(tmp_path, model, words):
     (tmp_path/'in').write_text('a\n')

@@ -66,5 +66,5 @@ def _step(self:Twin, words, # the last words, (B,)
     "One factor of Eq. 4: read one word, predict the next."
     seen = torch.zeros(len(words), k + 1, dtype=torch.bool, device=words.device)
     h, kv = self.net.target(self.net.table()[words][:,None], None, src, seen)
-    p = self.net.probs(h, src, place=torch.tensor([k], device=src.ids.device))[:,0].index_fill(-1, self._never_written(), 0.)
+    p = self.net.probs(h, src, place=torch.tensor([k], device=src.ids.device))[:,0].index_fill(-1, self.never_written, 0.)
     return p, grow_source(src, kv)
