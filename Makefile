@@ -11,6 +11,8 @@ MINUTES ?= $(if $(filter smoke,$(PROFILE)),0.2,10)
 DATA_DIR ?=
 # a trained model to begin from: a folder, the name of one that comes with the package, or a hub id
 START ?=
+# a BERT whose words a new model begins with: all-MiniLM-L6-v2, which is installed, a folder, or a hub id
+ENCODER ?=
 N_EVAL ?= 300
 # texts for each source when a run is evaluated; 1: no choice among them, no diversity
 CANDIDATES ?= 5
@@ -21,7 +23,7 @@ SENTENCES = 'Your men shall fall by the sword, and your mighty in the war.' 'The
 	'He sends forth springs into the valleys. They run among the mountains.'
 RUN = runs/$(NAME)
 FILES = $(if $(DATA_DIR),-r data_dir "$(DATA_DIR)")
-BEGIN = $(if $(START),-r start "$(START)")
+BEGIN = $(if $(START),-r start "$(START)") $(if $(ENCODER),-r encoder "$(ENCODER)")
 PY = .venv/bin/python
 STAMP = .venv/installed
 PAPERMILL = $(PY) -m papermill -k python3 --cwd . --no-progress-bar --log-level WARNING --stdout-file - --stderr-file -
@@ -37,7 +39,7 @@ LAUNCH = $(PY) -m accelerate.commands.launch --multi_gpu --num_machines 1 --mixe
 help:
 	@echo 'make run [MINUTES=10]     set up, train on basic-english, evaluate, show a table and ten sentences'
 	@echo 'make test                 set up, check that exports and notebooks are current, run every notebook and test'
-	@echo 'make train [TASK= PROFILE= RECIPE= NAME= MINUTES= PROCESSES= DATA_DIR= START=]   train into runs/NAME; again: resume or extend'
+	@echo 'make train [TASK= PROFILE= RECIPE= NAME= MINUTES= PROCESSES= DATA_DIR= START= ENCODER=]   train into runs/NAME; again: resume or extend'
 	@echo 'make evaluate [NAME= N_EVAL=]   measure runs/NAME on held-out pairs'
 	@echo 'make notebook             open JupyterLab'
 	@echo 'make docs                 render the site into _docs/html'

@@ -15,6 +15,7 @@ from safetensors.torch import load as tensors_of, save as save_tensors
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast
 from .config import Config, make_config, write_atomic
+from .metrics import find_encoder
 from .text import SPECIAL, encode_texts, load_tokenizer, save_tokenizer
 from .training import load_weights
 from .model import DiffuSeq
@@ -218,20 +219,20 @@ def principal(rows, # (V, w)
 # %% ../nbs/12_official.ipynb #85c6a0f2
 @torch.no_grad()
 def start_from_bert(model, # an untrained model with a network of its own table: any recipe
-                    name, # folder or hub id of a BERT
+                    name='all-MiniLM-L6-v2', # folder or hub id of a BERT; this one comes with the package
                    ):
     "Let a model begin with a BERT's words, and with trunk 'bert' also with its layers, positions and LayerNorm, so that at t = 0 it computes what the BERT does (N7). Returns the model. Raises ValueError for a size that does not fit."
-    bert, c, net = AutoModel.from_pretrained(str(name)).float(), model.config, model.net; size = bert.config
+    place, c, net = find_encoder(str(name))[0], model.config, model.net; bert = AutoModel.from_pretrained(place).float(); size = bert.config
     if size.model_type != 'bert': raise ValueError(f'{name}: a {size.model_type}, not a BERT')
     if c.d_embed > size.hidden_size: raise ValueError(f'{name} knows words by {size.hidden_size} numbers, d_embed={c.d_embed} is more')
-    net.word_embedding.weight.copy_(principal(piece_vectors(model.tokenizer, bert, load_tokenizer(name)), c.d_embed))
+    net.word_embedding.weight.copy_(principal(piece_vectors(model.tokenizer, bert, load_tokenizer(place)), c.d_embed))
     if c.trunk != 'bert': return model
     wanted = dict(width=size.hidden_size, n_heads=size.num_attention_heads, mlp_width=size.intermediate_size, n_layers=min(c.n_layers, size.num_hidden_layers), positions=min(len(net.position_embeddings.weight), size.max_position_embeddings))
     have = dict(width=c.width, n_heads=c.n_heads, mlp_width=c.mlp_width or 4*c.width, n_layers=c.n_layers, positions=len(net.position_embeddings.weight))
     if wanted != have: raise ValueError(f'{name} does not fit: ' + ', '.join(f'{k}={have[k]}, there at most {v}' if k in ('n_layers', 'positions') else f'{k}={have[k]}, there {v}' for k, v in wanted.items() if v != have[k]))
-    table, place = bert.get_input_embeddings().weight, bert.embeddings; r = table.square().mean().sqrt() if c.d_embed == c.width else 1.
-    net.position_embeddings.weight.copy_((place.position_embeddings.weight[:have['positions']] + place.token_type_embeddings.weight[0])/r)
-    net.LayerNorm.load_state_dict(place.LayerNorm.state_dict())
+    table, first = bert.get_input_embeddings().weight, bert.embeddings; r = table.square().mean().sqrt() if c.d_embed == c.width else 1.
+    net.position_embeddings.weight.copy_((first.position_embeddings.weight[:have['positions']] + first.token_type_embeddings.weight[0])/r)
+    net.LayerNorm.load_state_dict(first.LayerNorm.state_dict())
     net.input_transformers.layer.load_state_dict(bert.encoder.layer[:c.n_layers].state_dict())
     for p in net.time_embed[2].parameters(): p.zero_()
     return model
