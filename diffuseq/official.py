@@ -201,20 +201,20 @@ def save_official(self:DiffuSeq, folder)->Path: # the file of weights
 def piece_vectors(tokenizer, # of our model
                   bert, # a BertModel
                   words, # its tokenizer
-                 )->torch.Tensor: # (V, width of the BERT), root mean square 1
+                 )->torch.Tensor: # (V, width of the BERT)
     "What a BERT knows of each piece of a tokenizer: the row of that piece, or the mean over those that it is cut into (N7)."
     table, known = bert.get_input_embeddings().weight.detach().float(), words.get_vocab()
     pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     cut = encode_texts([p.removeprefix('##') for p in pieces], words)
-    rows = torch.stack([table[[known[p]] if p in known else ids or [words.unk_token_id]].mean(0) for p, ids in zip(pieces, cut)])
-    return rows/rows.square().mean().sqrt()
+    return torch.stack([table[[known[p]] if p in known else ids or [words.unk_token_id]].mean(0) for p, ids in zip(pieces, cut)])
 
 def principal(rows, # (V, w)
               d:int, # at most w
-             )->torch.Tensor: # (V, d), root mean square 1
+             )->torch.Tensor: # (V, d)
     "Rows in the d directions in which they differ most; as they are if d is w."
-    if d < rows.shape[1]: rows = rows - rows.mean(0); rows = rows @ torch.linalg.eigh(rows.T @ rows)[1].flip(1)[:,:d]
-    return rows/rows.square().mean().sqrt()
+    if d == rows.shape[1]: return rows
+    rows = rows - rows.mean(0)
+    return rows @ torch.linalg.eigh(rows.T @ rows)[1].flip(1)[:,:d]
 
 # %% ../nbs/12_official.ipynb #85c6a0f2
 @torch.no_grad()
@@ -225,14 +225,15 @@ def start_from_bert(model, # an untrained model with a network of its own table:
     place, c, net = find_encoder(str(name))[0], model.config, model.net; bert = AutoModel.from_pretrained(place).float(); size = bert.config
     if size.model_type != 'bert': raise ValueError(f'{name}: a {size.model_type}, not a BERT')
     if c.d_embed > size.hidden_size: raise ValueError(f'{name} knows words by {size.hidden_size} numbers, d_embed={c.d_embed} is more')
-    net.word_embedding.weight.copy_(principal(piece_vectors(model.tokenizer, bert, load_tokenizer(place)), c.d_embed))
+    places = len(net.position_embeddings.weight) if c.trunk == 'bert' else 0
+    wanted = dict(width=size.hidden_size, n_heads=size.num_attention_heads, mlp_width=size.intermediate_size, n_layers=min(c.n_layers, size.num_hidden_layers), positions=min(places, size.max_position_embeddings))
+    have = dict(width=c.width, n_heads=c.n_heads, mlp_width=c.mlp_width or 4*c.width, n_layers=c.n_layers, positions=places)
+    if c.trunk == 'bert' and wanted != have: raise ValueError(f'{name} does not fit: ' + ', '.join(f'{k}={have[k]}, there at most {v}' if k in ('n_layers', 'positions') else f'{k}={have[k]}, there {v}' for k, v in wanted.items() if v != have[k]))
+    rows = principal(piece_vectors(model.tokenizer, bert, load_tokenizer(place)), c.d_embed); r = rows.square().mean().sqrt()
+    net.word_embedding.weight.copy_(rows/r)
     if c.trunk != 'bert': return model
-    wanted = dict(width=size.hidden_size, n_heads=size.num_attention_heads, mlp_width=size.intermediate_size, n_layers=min(c.n_layers, size.num_hidden_layers), positions=min(len(net.position_embeddings.weight), size.max_position_embeddings))
-    have = dict(width=c.width, n_heads=c.n_heads, mlp_width=c.mlp_width or 4*c.width, n_layers=c.n_layers, positions=len(net.position_embeddings.weight))
-    if wanted != have: raise ValueError(f'{name} does not fit: ' + ', '.join(f'{k}={have[k]}, there at most {v}' if k in ('n_layers', 'positions') else f'{k}={have[k]}, there {v}' for k, v in wanted.items() if v != have[k]))
-    table, first = bert.get_input_embeddings().weight, bert.embeddings; r = table.square().mean().sqrt() if c.d_embed == c.width else 1.
-    net.position_embeddings.weight.copy_((first.position_embeddings.weight[:have['positions']] + first.token_type_embeddings.weight[0])/r)
-    net.LayerNorm.load_state_dict(first.LayerNorm.state_dict())
+    net.position_embeddings.weight.copy_((bert.embeddings.position_embeddings.weight[:places] + bert.embeddings.token_type_embeddings.weight[0])/r)
+    net.LayerNorm.load_state_dict(bert.embeddings.LayerNorm.state_dict())
     net.input_transformers.layer.load_state_dict(bert.encoder.layer[:c.n_layers].state_dict())
     for p in net.time_embed[2].parameters(): p.zero_()
     return model
