@@ -41,8 +41,8 @@ class TextModel(nn.Module):
 
     def __init__(self, config:Config, tokenizer):
         super().__init__()
-        self.config, self.tokenizer, t = config, tokenizer, tokenizer
-        silent = [i for i in (t.pad_token_id, t.cls_token_id, t.mask_token_id) if i not in (None, t.sep_token_id)] # words that no text holds; GPT-2 has one for start and end
+        self.config, self.tokenizer = config, tokenizer
+        silent = [i for i in (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.mask_token_id) if i not in (None, tokenizer.sep_token_id)] # words that no text holds; GPT-2 has one for start and end
         self.register_buffer('never_written', torch.tensor(silent, dtype=torch.long), persistent=False)
         torch.manual_seed(seed_of(config.seed, 1))
 

@@ -15,7 +15,7 @@ from safetensors.torch import load as tensors_of, save as save_tensors
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast
 from .config import Config, make_config, write_atomic
-from .metrics import find_encoder
+from .metrics import _quiet, find_encoder
 from .text import SPECIAL, encode_texts, load_tokenizer, save_tokenizer
 from .training import load_weights
 from .model import DiffuSeq
@@ -217,18 +217,23 @@ def principal(rows, # (V, w)
     return rows @ torch.linalg.eigh(rows.T @ rows)[1].flip(1)[:,:d]
 
 # %% ../nbs/12_official.ipynb #85c6a0f2
+def _misfits(c, places, size)->list: # of strings
+    "What a network with trunk 'bert' cannot take from a BERT of that size."
+    equal = dict(width=(c.width, size.hidden_size), n_heads=(c.n_heads, size.num_attention_heads), mlp_width=(c.mlp_width or 4*c.width, size.intermediate_size))
+    most = dict(n_layers=(c.n_layers, size.num_hidden_layers), positions=(places, size.max_position_embeddings))
+    return [f'{k}={ours}, there {theirs}' for k, (ours, theirs) in equal.items() if ours != theirs] + [f'{k}={ours}, there at most {theirs}' for k, (ours, theirs) in most.items() if ours > theirs]
+
 @torch.no_grad()
 def start_from_bert(model, # an untrained model with a network of its own table: any recipe
                     name='all-MiniLM-L6-v2', # folder or hub id of a BERT; this one comes with the package
                    ):
     "Let a model begin with a BERT's words, and with trunk 'bert' also with its layers, positions and LayerNorm, so that at t = 0 it computes what the BERT does (N7). Returns the model. Raises ValueError for a size that does not fit."
-    place, c, net = find_encoder(str(name))[0], model.config, model.net; bert = AutoModel.from_pretrained(place).float(); size = bert.config
+    place, c, net = find_encoder(str(name))[0], model.config, model.net
+    with _quiet(): bert = AutoModel.from_pretrained(place).float()
+    size, places = bert.config, len(net.position_embeddings.weight) if c.trunk == 'bert' else 0
     if size.model_type != 'bert': raise ValueError(f'{name}: a {size.model_type}, not a BERT')
     if c.d_embed > size.hidden_size: raise ValueError(f'{name} knows words by {size.hidden_size} numbers, d_embed={c.d_embed} is more')
-    places = len(net.position_embeddings.weight) if c.trunk == 'bert' else 0
-    wanted = dict(width=size.hidden_size, n_heads=size.num_attention_heads, mlp_width=size.intermediate_size, n_layers=min(c.n_layers, size.num_hidden_layers), positions=min(places, size.max_position_embeddings))
-    have = dict(width=c.width, n_heads=c.n_heads, mlp_width=c.mlp_width or 4*c.width, n_layers=c.n_layers, positions=places)
-    if c.trunk == 'bert' and wanted != have: raise ValueError(f'{name} does not fit: ' + ', '.join(f'{k}={have[k]}, there at most {v}' if k in ('n_layers', 'positions') else f'{k}={have[k]}, there {v}' for k, v in wanted.items() if v != have[k]))
+    if c.trunk == 'bert' and (wrong := _misfits(c, places, size)): raise ValueError(f'{name} does not fit: {", ".join(wrong)}')
     rows = principal(piece_vectors(model.tokenizer, bert, load_tokenizer(place)), c.d_embed); r = rows.square().mean().sqrt()
     net.word_embedding.weight.copy_(rows/r)
     if c.trunk != 'bert': return model
