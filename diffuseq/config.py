@@ -20,6 +20,7 @@ class Config:
     profile:str='cpu' # the size: a key of PROFILES
     seed:int=0 # of weights, batches and noise
     both_ways:bool=False # for pairs whose sides mean the same: they are learned in either direction (00_data)
+    init_from:str='' # what its first weights were taken from, a trained model or a BERT; '': drawn at random. Not a switch but a record (train, 12_official)
     # text: 00_text
     tokenizer:str='bpe' # 'bpe' or 'wordpiece': trained on the task; anything else is a path or a hub id
     vocab_size:int=4000 # V, of a tokenizer that is trained here
@@ -137,7 +138,7 @@ def check_config(c):
         ((c.trunk == 'bert') != (c.loss == 'mse'), "trunk 'bert' learns vectors and trunk 'modern' words: loss 'mse' with the one, 'cross_entropy' with the other"),
         (c.trunk == 'bert' and (c.levels != 'one' or c.self_cond or c.optimizer == 'muon'), "trunk 'bert' is told one time for a sentence, is shown no earlier guess and has no blocks for Muon: levels 'one', self_cond False, optimizer 'adamw'"),
         (c.loss == 'cross_entropy' and c.loss_on == 'all', "loss_on 'all' speaks of the 'mse' loss only"),
-        (c.layout == 'split' and not c.length_head and c.recipe != 'twin', "layout 'split' has no padding to generate, so orders other than from the left must predict the length: length_head True, or layout 'fixed'"),
+        (c.layout == 'split' and not c.length_head and c.recipe != 'twin', "layout 'split' has no padding to generate, so a DiffuSeq's orders must predict the length: length_head True, or layout 'fixed'"),
         (c.levels == 'one' and c.order != 'together', f"order {c.order!r} needs a level for each token: levels 'blocks', or order 'together'"),
         (not c.absorbing and c.order != 'together' and c.recipe != 'twin', f"order {c.order!r} puts the vector m in the place of words that are still to come: absorbing True, or order 'together'"),
         (c.recipe == 'twin' and (c.trunk, c.loss, c.order) != ('modern', 'cross_entropy', 'left'), "the twin writes words from the left: trunk 'modern', loss 'cross_entropy', order 'left'"),

@@ -232,4 +232,4 @@ def both_ways(pairs, # of `load_pairs`, to learn from
     "The pairs, each followed by the same with its sides exchanged; further references are left out."
     there = pairs.select_columns(['src', 'trg'])
     back = there.rename_column('src', 'was').rename_column('trg', 'src').rename_column('was', 'trg')
-    return datasets.interleave_datasets([there, back.select_columns(['src', 'trg'])])
+    return datasets.interleave_datasets([there, back.select_columns(['src', 'trg'])], stopping_strategy='all_exhausted')

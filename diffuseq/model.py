@@ -325,7 +325,7 @@ def generate(self:TextModel, sources, # list of strings
              first:int=0, # place of the first source, for a call that continues another
              progress:bool=True, callback=None, # called after each call of the network with (ids, hidden, words it would write), (B, n) each; `together` hides all of them to the end
              **settings)->list: # of strings; with n > 1 and no choice among them a list of n strings each
-    "Texts for `sources`; '' for an empty one. Noise comes from (seed, place of the source, number of the candidate): `batch_size` changes nothing but the last digits of the arithmetic. At temperature 0 a text from the left with an open end is the best of a beam of `beam`, and n candidates are the n best of one of at least n (G10); otherwise the candidates of the fast recipe have the n most probable lengths. Raises ValueError for sources, numbers or settings that cannot be."
+    "Texts for `sources`; '' for an empty one. Noise comes from (seed, place of the source, number of the candidate): `batch_size` changes nothing but the last digits of the arithmetic. At temperature 0 a text from the left with an open end is the best of a beam of `beam`, and n candidates are the n best of one of at least n (G10); of given lengths the candidates of the fast recipe have the n most probable ones. Raises ValueError for sources, numbers or settings that cannot be."
     if isinstance(sources, str): raise ValueError('sources is one string; pass a list of strings')
     sources = list(sources); odd = [i for i, s in enumerate(sources) if not isinstance(s, str)]
     if odd: raise ValueError(f'sources[{odd[0]}] is {type(sources[odd[0]]).__name__}; expected a string')
@@ -340,10 +340,10 @@ def generate(self:TextModel, sources, # list of strings
     todo = sorted((i for i, s in enumerate(sources) if s.strip() and len(rows[i]['src_ids']) > frame), key=lambda i: len(rows[i]['src_ids']))
     keys = [(i, k) for i in todo for k in range(n)]
     size = batch_size or self.default_batch()
-    if c.beam > 1: size = max(n, size//n*n) # one search gives all candidates of a source
+    least = n if c.beam > 1 else 1; size = max(least, size//least*least) # one search gives all candidates of a source
     out = [[''] * n for _ in sources]
     with evaluating(self), tqdm(total=len(keys), unit='text', disable=None if progress else True) as bar:
-        for (i, k), text in zip(keys, self._in_batches(keys, rows, c, seed, first, size, callback, bar)): out[i][k] = text
+        for (i, k), text in zip(keys, self._in_batches(keys, rows, c, seed, first, size, least, callback, bar)): out[i][k] = text
     if likeliest: best = dict(zip(todo, self.likeliest([sources[i] for i in todo], [out[i] for i in todo], min(64, batch_size or 64)))); return [best.get(i, '') for i in range(len(out))]
     return mbr_select(out) if mbr else [o[0] for o in out] if n == 1 else out
 
@@ -354,15 +354,15 @@ def out_of_memory(e)->bool: "Whether an exception says that memory ran out."; re
 def default_batch(self:TextModel)->int: "Texts at once where nothing is said."; return 64 if self.device.type != 'cuda' else 256 if self.config.layout == 'fixed' else 1024
 
 @patch
-def _in_batches(self:TextModel, keys, rows, c, seed, first, size, callback, bar):
-    "Generate text by text, in batches of at most `size`, halved when memory runs out."
+def _in_batches(self:TextModel, keys, rows, c, seed, first, size, least, callback, bar):
+    "Generate text by text, in batches of at most `size`, halved when memory runs out, down to `least`; multiples of it."
     at = 0
     while at < len(keys):
         part = keys[at:at + size]
         try: texts = self._generate_rows([rows[i] for i, _ in part], [(i + first, k) for i, k in part], c, seed, callback)
         except (RuntimeError, MemoryError) as e:
-            if not out_of_memory(e) or size == 1: raise
-            size = max(1, len(part)//2); log.warning(f'out of memory with {len(part)} texts at once: going on with {size}; pass batch_size={size} next time'); continue
+            if not out_of_memory(e) or len(part) <= least: raise
+            size = max(least, len(part)//2//least*least); log.warning(f'out of memory with {len(part)} texts at once: going on with {size}; pass batch_size={size} next time'); continue
         yield from texts
         at += len(part); bar.update(len(part))
 

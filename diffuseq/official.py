@@ -8,7 +8,7 @@ __all__ = ['NEEDED', 'KNOWN', 'FIXED', 'ORDER', 'find_checkpoint', 'read_checkpo
 
 # %% ../nbs/12_official.ipynb #46b874b4
 import hashlib, io, json, pickle, re, torch
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from fastcore.basics import patch
 from safetensors.torch import load as tensors_of, save as save_tensors
@@ -170,10 +170,11 @@ def _write_bert(model, folder):
     "What their code would take from a hub: the trunk's configuration, and a tokenizer that adds [CLS] and [SEP]."
     net, t = model.net, Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str()); bert = net.input_transformers.config
     full = BertConfig(**{k: getattr(bert, k) for k in ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size')}, vocab_size=len(model.tokenizer), max_position_embeddings=len(net.position_embeddings.weight))
-    t.post_processor = processors.TemplateProcessing(single='[CLS] $A [SEP]', special_tokens=[(s, t.token_to_id(s)) for s in ('[CLS]', '[SEP]')])
+    ends = model.tokenizer.cls_token, model.tokenizer.sep_token
+    t.post_processor = processors.TemplateProcessing(single=f'{ends[0]} $A {ends[1]}', special_tokens=[(s, t.token_to_id(s)) for s in ends])
     write_atomic(folder/'config.json', full.to_json_string())
     write_atomic(folder/'tokenizer.json', t.to_str())
-    write_atomic(folder/'tokenizer_config.json', json.dumps(dict(tokenizer_class='PreTrainedTokenizerFast', **SPECIAL)))
+    write_atomic(folder/'tokenizer_config.json', json.dumps(dict(tokenizer_class='PreTrainedTokenizerFast', **model.tokenizer.special_tokens_map)))
 
 # %% ../nbs/12_official.ipynb #125989c0
 @patch
@@ -205,7 +206,7 @@ def piece_vectors(tokenizer, # of our model
     "What a BERT knows of each piece of a tokenizer: the row of that piece, or the mean over those that it is cut into (N7)."
     table, known = bert.get_input_embeddings().weight.detach().float(), words.get_vocab()
     pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    cut = encode_texts([p.removeprefix('##') for p in pieces], words)
+    cut = encode_texts([re.sub(r'^(##|Ġ|▁)(?=.)|(?<=.)(@@|</w>)$', '', p) for p in pieces], words) # whatever marks where words begin or go on
     return torch.stack([table[[known[p]] if p in known else ids or [words.unk_token_id]].mean(0) for p, ids in zip(pieces, cut)])
 
 def principal(rows, # (V, w)
@@ -219,7 +220,8 @@ def principal(rows, # (V, w)
 # %% ../nbs/12_official.ipynb #85c6a0f2
 def _misfits(c, places, size)->list: # of strings
     "What a network with trunk 'bert' cannot take from a BERT of that size."
-    equal = dict(width=(c.width, size.hidden_size), n_heads=(c.n_heads, size.num_attention_heads), mlp_width=(c.mlp_width or 4*c.width, size.intermediate_size))
+    equal = dict(width=(c.width, size.hidden_size), n_heads=(c.n_heads, size.num_attention_heads), mlp_width=(c.mlp_width or 4*c.width, size.intermediate_size),
+                 hidden_act=('gelu', size.hidden_act), layer_norm_eps=(1e-12, size.layer_norm_eps))
     most = dict(n_layers=(c.n_layers, size.num_hidden_layers), positions=(places, size.max_position_embeddings))
     return [f'{k}={ours}, there {theirs}' for k, (ours, theirs) in equal.items() if ours != theirs] + [f'{k}={ours}, there at most {theirs}' for k, (ours, theirs) in most.items() if ours > theirs]
 
@@ -227,7 +229,7 @@ def _misfits(c, places, size)->list: # of strings
 def start_from_bert(model, # an untrained model with a network of its own table: any recipe
                     name='all-MiniLM-L6-v2', # folder or hub id of a BERT; this one comes with the package
                    ):
-    "Let a model begin with a BERT's words, and with trunk 'bert' also with its layers, positions and LayerNorm, so that at t = 0 it computes what the BERT does (N7). Returns the model. Raises ValueError for a size that does not fit."
+    "Let a model begin with a BERT's words, and with trunk 'bert' also with its layers, positions and LayerNorm, so that at t = 0 it computes what the BERT does if d_embed is its width (N7); `model.config.init_from` says so from then on. Returns the model. Raises ValueError for what does not fit, OSError for a BERT that is not there."
     place, c, net = find_encoder(str(name))[0], model.config, model.net
     with _quiet(): bert = AutoModel.from_pretrained(place).float()
     size, places = bert.config, len(net.position_embeddings.weight) if c.trunk == 'bert' else 0
@@ -235,7 +237,7 @@ def start_from_bert(model, # an untrained model with a network of its own table:
     if c.d_embed > size.hidden_size: raise ValueError(f'{name} knows words by {size.hidden_size} numbers, d_embed={c.d_embed} is more')
     if c.trunk == 'bert' and (wrong := _misfits(c, places, size)): raise ValueError(f'{name} does not fit: {", ".join(wrong)}')
     rows = principal(piece_vectors(model.tokenizer, bert, load_tokenizer(place)), c.d_embed); r = rows.square().mean().sqrt()
-    net.word_embedding.weight.copy_(rows/r)
+    net.word_embedding.weight.copy_(rows/r); model.config = replace(c, init_from=str(name))
     if c.trunk != 'bert': return model
     net.position_embeddings.weight.copy_((bert.embeddings.position_embeddings.weight[:places] + bert.embeddings.token_type_embeddings.weight[0])/r)
     net.LayerNorm.load_state_dict(bert.embeddings.LayerNorm.state_dict())
