@@ -39,7 +39,7 @@ class Config:
     absorb_rate:float=0.0 # gamma of 'coin': the chance at full noise (diffuseq-v2: 0.5)
     absorb_shift:bool=True # the mean of a step back leans towards m, as its derivation says (diffuseq-v2: False)
     absorb_penalty:float=0.0 # weight of the length of m in the loss (diffuseq-v2: 0.01)
-    levels:str='blocks' # 'one': every target token has the same t (the paper); 'token': some t, the others 0; 'blocks': blocks after one another, and the earlier ones join the source; one block has a t, several start at T
+    levels:str='blocks' # 'one': every target token has the same t (the paper); 'subset': some have it, the others 0; 'token': of those each has its own; 'blocks': blocks after one another, and the earlier ones join the source; one block has a t, several start at T
     level_law:str='log_sigma' # how t is drawn: 'uniform', 'loss_aware' (Eq. 3, 06_importance), 'log_sigma'
     sigma_min:float=0.7 # of 'log_sigma': the least noise-to-signal ratio that is drawn
     sigma_max:float=12.0 # of 'log_sigma': the largest
@@ -103,7 +103,7 @@ class Config:
     def __post_init__(self): check_config(self)
 
 # %% ../nbs/00_config.ipynb #2d6061cb
-CHOICES = dict(layout=('split','fixed'), schedule=('sqrt','linear','cosine'), levels=('one','token','blocks'), level_law=('uniform','loss_aware','log_sigma'),
+CHOICES = dict(layout=('split','fixed'), schedule=('sqrt','linear','cosine'), levels=('one','subset','token','blocks'), level_law=('uniform','loss_aware','log_sigma'),
     trunk=('modern','bert'), loss=('cross_entropy','mse'), loss_on=('target','all'), optimizer=('muon','adamw'),
     lr_decay=('constant','inverse_sqrt','linear'), precision=('auto','fp32','bf16'), absorb_law=('end','coin'), sampler=('ddpm','ddim','dpmpp','renoise','repredict'), order=('together','surest','left'), end=('open','given'),
     variance=('posterior','large'), readout=('nearest','logits'))
@@ -144,7 +144,7 @@ def check_config(c):
         (c.recipe == 'twin' and (c.trunk, c.loss, c.order) != ('modern', 'cross_entropy', 'left'), "the twin writes words from the left: trunk 'modern', loss 'cross_entropy', order 'left'"),
         (c.recipe == 'twin' and (c.absorbing or c.self_cond or c.length_head), 'the twin knows no noise and finds its own end: absorbing, self_cond and length_head False'),
         (c.recipe != 'twin' and c.levels == 'blocks' and c.end == 'open' and not (c.open_end and c.left_share), "open_end or left_share 0 never teaches where a text ends: end 'given', or both above 0"),
-        (c.recipe != 'twin' and c.levels == 'token' and c.end == 'open', "levels 'token' are always told how many words remain: end 'given', or levels 'blocks'"),
+        (c.recipe != 'twin' and c.levels in ('subset', 'token') and c.end == 'open', f"levels {c.levels!r} are always told how many words remain: end 'given', or levels 'blocks'"),
         (c.recipe == 'twin' and c.end == 'given', "the twin knows no length beforehand: end 'open'"),
         (c.beam > 1 and (c.order, c.end) != ('left', 'open'), "beam search keeps beginnings from the left until they end: order 'left' and end 'open', or beam 1"),
         (c.beam > 1 and c.temperature > 0, 'beam search draws nothing: beam 1, or temperature 0'),

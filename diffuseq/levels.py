@@ -66,7 +66,8 @@ def draw_levels(
     if config.levels == 'blocks':
         rank = draw_blocks(B, n, config.left_share, generator)
         return torch.where(rank.amax(1, keepdim=True) == 0, law(B)[:,None], T)*valid, rank
-    t = law(B)[:,None]*(draw_hidden(valid, generator) if config.levels == 'token' else valid)
+    t = law(B*n).view(B, n) if config.levels == 'token' else law(B)[:,None]
+    t = t*(valid if config.levels == 'one' else draw_hidden(valid, generator))
     return t, (t > 0).long()
 
 # %% ../nbs/06_levels.ipynb #77254233
