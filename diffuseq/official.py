@@ -167,7 +167,7 @@ def _their_args(c, where)->dict:
         dict(learned_mean_embed=True, denoise=bool(c.absorb_rate), denoise_rate=c.absorb_rate) if c.absorbing else {})
 
 def _write_bert(model, folder):
-    "What their code would take from a hub: the trunk's configuration, and a tokenizer that adds [CLS] and [SEP]."
+    "What their code would take from a hub: the trunk's configuration, and a tokenizer that adds the start and end tokens."
     net, t = model.net, Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str()); bert = net.input_transformers.config
     full = BertConfig(**{k: getattr(bert, k) for k in ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size')}, vocab_size=len(model.tokenizer), max_position_embeddings=len(net.position_embeddings.weight))
     ends = model.tokenizer.cls_token, model.tokenizer.sep_token
@@ -218,11 +218,11 @@ def principal(rows, # (V, w)
     return rows @ torch.linalg.eigh(rows.T @ rows)[1].flip(1)[:,:d]
 
 # %% ../nbs/12_official.ipynb #85c6a0f2
-def _misfits(c, places, size)->list: # of strings
-    "What a network with trunk 'bert' cannot take from a BERT of that size."
-    equal = dict(width=(c.width, size.hidden_size), n_heads=(c.n_heads, size.num_attention_heads), mlp_width=(c.mlp_width or 4*c.width, size.intermediate_size),
-                 hidden_act=('gelu', size.hidden_act), layer_norm_eps=(1e-12, size.layer_norm_eps))
-    most = dict(n_layers=(c.n_layers, size.num_hidden_layers), positions=(places, size.max_position_embeddings))
+def _misfits(net, bert)->list: # of strings
+    "What a BertDenoiser cannot take from a BERT with that configuration."
+    own, names = net.input_transformers.config, dict(width='hidden_size', n_heads='num_attention_heads', mlp_width='intermediate_size', hidden_act='hidden_act', layer_norm_eps='layer_norm_eps')
+    equal = {k: (getattr(own, name), getattr(bert, name)) for k, name in names.items()}
+    most = dict(n_layers=(own.num_hidden_layers, bert.num_hidden_layers), positions=(len(net.position_embeddings.weight), bert.max_position_embeddings))
     return [f'{k}={ours}, there {theirs}' for k, (ours, theirs) in equal.items() if ours != theirs] + [f'{k}={ours}, there at most {theirs}' for k, (ours, theirs) in most.items() if ours > theirs]
 
 @torch.no_grad()
@@ -232,13 +232,14 @@ def start_from_bert(model, # an untrained model with a network of its own table:
     "Let a model begin with a BERT's words, and with trunk 'bert' also with its layers, positions and LayerNorm, so that at t = 0 it computes what the BERT does if d_embed is its width (N7); `model.config.init_from` says so from then on. Returns the model. Raises ValueError for what does not fit, OSError for a BERT that is not there."
     place, c, net = find_encoder(str(name))[0], model.config, model.net
     with _quiet(): bert = AutoModel.from_pretrained(place).float()
-    size, places = bert.config, len(net.position_embeddings.weight) if c.trunk == 'bert' else 0
+    size = bert.config
     if size.model_type != 'bert': raise ValueError(f'{name}: a {size.model_type}, not a BERT')
     if c.d_embed > size.hidden_size: raise ValueError(f'{name} knows words by {size.hidden_size} numbers, d_embed={c.d_embed} is more')
-    if c.trunk == 'bert' and (wrong := _misfits(c, places, size)): raise ValueError(f'{name} does not fit: {", ".join(wrong)}')
+    if c.trunk == 'bert' and (wrong := _misfits(net, size)): raise ValueError(f'{name} does not fit: {", ".join(wrong)}')
     rows = principal(piece_vectors(model.tokenizer, bert, load_tokenizer(place)), c.d_embed); r = rows.square().mean().sqrt()
     net.word_embedding.weight.copy_(rows/r); model.config = replace(c, init_from=str(name))
     if c.trunk != 'bert': return model
+    places = len(net.position_embeddings.weight)
     net.position_embeddings.weight.copy_((bert.embeddings.position_embeddings.weight[:places] + bert.embeddings.token_type_embeddings.weight[0])/r)
     net.LayerNorm.load_state_dict(bert.embeddings.LayerNorm.state_dict())
     net.input_transformers.layer.load_state_dict(bert.encoder.layer[:c.n_layers].state_dict())
