@@ -12,32 +12,32 @@ from torch import Tensor
 # %% ../nbs/08_anchoring.ipynb #4ef83b10
 @torch.no_grad()
 def nearest_words(
-    z:Tensor, # vectors, (B, n, d)
-    table:Tensor, # W, (V, d)
-    budget:int=2**25, # scores that are held at once
-)->Tensor: # ids, (B, n)
+    z: Tensor,  # vectors, (B, n, d)
+    table: Tensor,  # W, (V, d)
+    budget: int = 2**25,  # scores that are held at once
+) -> Tensor:  # ids, (B, n)
     "The word nearest to each row of `z` in L2 (A1): anchoring (a)."
     with torch.autocast(z.device.type, enabled=False):
         W = table.double() if z.dtype == torch.float64 else table.float()
-        half, rows = W.square().sum(-1)/2, z.to(W.dtype).reshape(-1, z.shape[-1])
-        slices = rows.split(max(1, budget//len(W)))
+        half, rows = W.square().sum(-1) / 2, z.to(W.dtype).reshape(-1, z.shape[-1])
+        slices = rows.split(max(1, budget // len(W)))
         return torch.cat([(r @ W.T - half).argmax(-1) for r in slices]).view(z.shape[:-1])
 
 # %% ../nbs/08_anchoring.ipynb #d4a153ca
 def anchor(
-    z_0_hat:Tensor, # predicted z_0, (B, n, d)
-    table:Tensor, # W, (V, d)
-    target:Tensor=None, # rows that are rounded, bool (B, n); None: all
-)->Tensor: # (B, n, d)
+    z_0_hat: Tensor,  # predicted z_0, (B, n, d)
+    table: Tensor,  # W, (V, d)
+    target: Tensor = None,  # rows that are rounded, bool (B, n); None: all
+) -> Tensor:  # (B, n, d)
     "Anchoring (a): each row of the prediction is replaced by its nearest word's vector (A1); rows outside `target` are kept."
     words = table[nearest_words(z_0_hat, table)].to(z_0_hat.dtype)
-    return words if target is None else torch.where(target[...,None], words, z_0_hat)
+    return words if target is None else torch.where(target[..., None], words, z_0_hat)
 
 # %% ../nbs/08_anchoring.ipynb #cb41822a
 def replace_source(
-    z:Tensor, # the state after a step, (B, n, d)
-    source:Tensor, # clean states; their source rows are used, (B, n, d)
-    target:Tensor, # True on rows of y, bool (B, n)
-)->Tensor: # (B, n, d)
+    z: Tensor,  # the state after a step, (B, n, d)
+    source: Tensor,  # clean states; their source rows are used, (B, n, d)
+    target: Tensor,  # True on rows of y, bool (B, n)
+) -> Tensor:  # (B, n, d)
     "Anchoring (b): source rows are what they were at the start, bit by bit (A4)."
-    return torch.where(target[...,None], z, source)
+    return torch.where(target[..., None], z, source)

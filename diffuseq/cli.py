@@ -20,23 +20,36 @@ from .config import CHOICES, write_atomic
 def read_lines(stream, name):
     "Yields (number, text) from a binary `stream`. Raises ValueError naming `name` and the line if it is not UTF-8."
     for number, raw in enumerate(stream, 1):
-        if number == 1: raw = raw.removeprefix(codecs.BOM_UTF8)
-        try: yield number, raw.decode('utf-8').rstrip('\r\n').replace('\0', '')
-        except UnicodeDecodeError as e: raise ValueError(f'{name}, line {number}: not UTF-8 ({e.reason} at byte {e.start}); convert the file, for instance with iconv') from e
+        if number == 1:
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        try:
+            yield number, raw.decode('utf-8').rstrip('\r\n').replace('\0', '')
+        except UnicodeDecodeError as e:
+            raise ValueError(
+                f'{name}, line {number}: not UTF-8 ({e.reason} at byte {e.start}); convert the file, for instance with iconv'
+            ) from e
 
 # %% ../nbs/14_cli.ipynb #f84375a6
 def parse_json(text, where):
     "The dict of one JSON line. Raises ValueError starting with `where` (file and line) if it is not an object."
-    try: row = json.loads(text)
-    except ValueError as e: raise ValueError(f'{where}: not valid JSON ({e}); expected one object a line, as in {{"src": "a text"}}') from e
-    if not isinstance(row, dict): raise ValueError(f'{where}: {type(row).__name__} instead of an object; expected {{"src": "a text"}}')
+    try:
+        row = json.loads(text)
+    except ValueError as e:
+        raise ValueError(f'{where}: not valid JSON ({e}); expected one object a line, as in {{"src": "a text"}}') from e
+    if not isinstance(row, dict):
+        raise ValueError(f'{where}: {type(row).__name__} instead of an object; expected {{"src": "a text"}}')
     return row
+
 
 def string_field(row, names, where):
     "The first of `names` that `row` has, which must hold a string. Raises ValueError."
     found = [n for n in names if n in row]
-    if not found: raise ValueError(f'{where}: no field {" or ".join(map(repr, names))}; it has {", ".join(map(repr, row)) or "none"}')
-    if not isinstance(row[found[0]], str): raise ValueError(f'{where}: {found[0]!r} holds {type(row[found[0]]).__name__}, not a string')
+    if not found:
+        raise ValueError(
+            f'{where}: no field {" or ".join(map(repr, names))}; it has {", ".join(map(repr, row)) or "none"}'
+        )
+    if not isinstance(row[found[0]], str):
+        raise ValueError(f'{where}: {found[0]!r} holds {type(row[found[0]]).__name__}, not a string')
     return row[found[0]]
 
 # %% ../nbs/14_cli.ipynb #775138bc
@@ -44,10 +57,14 @@ def read_sources(stream, name, fields=('src', 'source')):
     "Yields dicts with `source` (and `reference`, if it is known) from plain or JSON lines, and `plain`, which of the two it is."
     plain = None
     for number, text in read_lines(stream, name):
-        if plain is None: plain = not text.lstrip().startswith('{')
+        if plain is None:
+            plain = not text.lstrip().startswith('{')
         where = f'{name}, line {number}'
-        if plain: yield dict(source=text, plain=True); continue
-        if not text.strip(): continue
+        if plain:
+            yield dict(source=text, plain=True)
+            continue
+        if not text.strip():
+            continue
         row = parse_json(text, where)
         wanted = {'reference': row[k] for k in ('trg', 'refs', 'reference') if row.get(k) is not None}
         yield dict(source=string_field(row, fields, where), **wanted, plain=False)
@@ -55,7 +72,8 @@ def read_sources(stream, name, fields=('src', 'source')):
 # %% ../nbs/14_cli.ipynb #e29d6a45
 def output_line(row, generated):
     "One line of output: `generated` (a string, or a list of candidates) for `row`, ended by a newline."
-    if row['plain']: return generated + '\n'
+    if row['plain']:
+        return generated + '\n'
     kept = {k: row[k] for k in ('source', 'reference') if k in row}
     return json.dumps(kept | dict(generated=generated), ensure_ascii=False) + '\n'
 
@@ -63,7 +81,9 @@ def output_line(row, generated):
 def chunks(rows, size):
     "Lists of `size` rows, the last one shorter."
     rows = iter(rows)
-    while chunk := list(islice(rows, size)): yield chunk
+    while chunk := list(islice(rows, size)):
+        yield chunk
+
 
 def generate_lines(model, rows, size=256, first=0, written=0, **settings):
     "Yields, for each chunk of `size` rows, the list of their output lines, less the first `written` of the first chunk. `first`: the place of the first text, which its noise depends on."
@@ -76,6 +96,7 @@ def generate_lines(model, rows, size=256, first=0, written=0, **settings):
 def fingerprint(model):
     "A digest of the weights: equal for equal models, wherever they were loaded from."
     import torch
+
     h = hashlib.sha256(type(model).__name__.encode())
     for name, w in sorted(model.state_dict().items()):
         h.update(f'{name} {w.dtype} {tuple(w.shape)}'.encode())
@@ -87,20 +108,35 @@ def begin(out, settings):
     "How many lines of `out` are finished: a cut last line is dropped. Raises ValueError if `out` was begun with other settings, or not by us."
     out, beside = Path(out), Path(f'{out}.settings.json')
     remedy = f'choose another --out, or delete {out} and {beside.name}'
-    if not out.exists() or (out.stat().st_size == 0 and not beside.exists()): write_atomic(beside, json.dumps(settings, indent=1) + '\n'); out.touch(); return 0
-    if not beside.is_file(): raise ValueError(f'{out} exists and has no {beside.name} beside it, so this command did not write it; {remedy}')
-    try: old = json.loads(beside.read_text('utf-8'))
-    except ValueError as e: raise ValueError(f'{beside}: not valid JSON ({e}); {remedy}') from e
-    changed = [f'{k} was {old.get(k)!r} and is {settings.get(k)!r}' for k in sorted(old.keys() | settings.keys()) if old.get(k) != settings.get(k)]
-    if changed: raise ValueError(f'{out} was begun with other settings: {"; ".join(changed)}. Use the same ones to go on, or {remedy}')
+    if not out.exists() or (out.stat().st_size == 0 and not beside.exists()):
+        write_atomic(beside, json.dumps(settings, indent=1) + '\n')
+        out.touch()
+        return 0
+    if not beside.is_file():
+        raise ValueError(f'{out} exists and has no {beside.name} beside it, so this command did not write it; {remedy}')
+    try:
+        old = json.loads(beside.read_text('utf-8'))
+    except ValueError as e:
+        raise ValueError(f'{beside}: not valid JSON ({e}); {remedy}') from e
+    changed = [
+        f'{k} was {old.get(k)!r} and is {settings.get(k)!r}'
+        for k in sorted(old.keys() | settings.keys())
+        if old.get(k) != settings.get(k)
+    ]
+    if changed:
+        raise ValueError(
+            f'{out} was begun with other settings: {"; ".join(changed)}. Use the same ones to go on, or {remedy}'
+        )
     return drop_cut_line(out)
+
 
 def drop_cut_line(path):
     "Cuts what follows the last newline of `path`; returns how many lines are left."
     lines = end = 0
     with open(path, 'rb+') as f:
         for line in f:
-            if line.endswith(b'\n'): lines, end = lines + 1, end + len(line)
+            if line.endswith(b'\n'):
+                lines, end = lines + 1, end + len(line)
         f.truncate(end)
     return lines
 
@@ -111,9 +147,17 @@ def skip_done(rows, out, done, name, size=256):
     with open(out, 'rb') as f:
         for number, text in islice(read_lines(f, str(out)), done):
             row = next(rows, None)
-            if row is None: raise ValueError(f'{out} has {done} lines, {name} only {number - 1}: they do not belong together')
-            same = not text or bool(row['source'].strip()) if row['plain'] else parse_json(text, f'{out}, line {number}').get('source') == row['source']
-            if not same: raise ValueError(f'{out}, line {number} is not of line {number} of {name}: the input was changed since; choose another --out')
+            if row is None:
+                raise ValueError(f'{out} has {done} lines, {name} only {number - 1}: they do not belong together')
+            same = (
+                not text or bool(row['source'].strip())
+                if row['plain']
+                else parse_json(text, f'{out}, line {number}').get('source') == row['source']
+            )
+            if not same:
+                raise ValueError(
+                    f'{out}, line {number} is not of line {number} of {name}: the input was changed since; choose another --out'
+                )
             begun = (begun + [row]) if number % size else []
     return begun
 
@@ -122,31 +166,53 @@ def load(name, device=None):
     "The model of a folder, a run folder, a name that comes with the package, or a hub id; on a GPU where there is one and no `device` is asked for."
     import torch
     from diffuseq.model import load_run
-    model = load_run(name)
-    try: return model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    except (RuntimeError, AssertionError) as e: raise ValueError(f'device {device!r} cannot be used here ({str(e).splitlines()[0]}); leave --device out, or say cpu') from e
 
-CHUNK = 256 # lines that are generated and written at a time, where no batch size is given
+    model = load_run(name)
+    try:
+        return model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    except (RuntimeError, AssertionError) as e:
+        raise ValueError(
+            f'device {device!r} cannot be used here ({str(e).splitlines()[0]}); leave --device out, or say cpu'
+        ) from e
+
+
+CHUNK = 256  # lines that are generated and written at a time, where no batch size is given
 SETTINGS = ('n', 'mbr', 'likeliest', 'steps', 'sampler', 'order', 'end', 'temperature', 'beam', 'seed')
+
 
 def generate(args):
     "The command: from `args.input` to `args.output`, going on where an earlier start was interrupted."
-    if (args.mbr or args.likeliest) and args.n < 2: raise ValueError('--mbr and --likeliest choose among candidates: give --n 2 or more (the paper takes 10 for --mbr)')
+    if (args.mbr or args.likeliest) and args.n < 2:
+        raise ValueError(
+            '--mbr and --likeliest choose among candidates: give --n 2 or more (the paper takes 10 for --mbr)'
+        )
     name = 'standard input' if args.input == '-' else args.input
     with open(0 if args.input == '-' else args.input, 'rb', closefd=args.input != '-') as stream:
         rows = (row | dict(plain=row['plain'] and not args.json) for row in read_sources(stream, name))
         head = list(islice(rows, 1))
-        if head and head[0]['plain'] and args.n > 1 and not (args.mbr or args.likeliest): raise ValueError(f'a plain line holds one text, --n {args.n} gives several: add --json, or --mbr or --likeliest to keep one')
+        if head and head[0]['plain'] and args.n > 1 and not (args.mbr or args.likeliest):
+            raise ValueError(
+                f'a plain line holds one text, --n {args.n} gives several: add --json, or --mbr or --likeliest to keep one'
+            )
         model, rows = load(args.model, args.device), chain(head, rows)
-        if args.likeliest and not model.exact: raise ValueError(f'--likeliest: {args.model} cannot say what a text costs; --mbr needs no such thing')
+        if args.likeliest and not model.exact:
+            raise ValueError(f'--likeliest: {args.model} cannot say what a text costs; --mbr needs no such thing')
         settings = {k: getattr(args, k) for k in SETTINGS}
-        model.generate([], progress=False, batch_size=args.batch_size, **settings) # of no text: refuses what cannot be, before anything is written
-        if args.output == '-': return write_lines(model, rows, sys.stdout.buffer, args, settings)
-        asked = settings | dict(json=args.json, model=fingerprint(model), first_text=hashlib.sha256(str([r['source'] for r in head]).encode()).hexdigest()[:16])
+        model.generate(
+            [], progress=False, batch_size=args.batch_size, **settings
+        )  # of no text: refuses what cannot be, before anything is written
+        if args.output == '-':
+            return write_lines(model, rows, sys.stdout.buffer, args, settings)
+        asked = settings | dict(
+            json=args.json,
+            model=fingerprint(model),
+            first_text=hashlib.sha256(str([r['source'] for r in head]).encode()).hexdigest()[:16],
+        )
         done = begin(args.output, asked)
         begun = skip_done(rows, args.output, done, name, args.batch_size or CHUNK)
         more = list(islice(rows, 1))
-        with open(args.output, 'ab') as out: return write_lines(model, chain(begun, more, rows) if more else [], out, args, settings, done, len(begun))
+        with open(args.output, 'ab') as out:
+            return write_lines(model, chain(begun, more, rows) if more else [], out, args, settings, done, len(begun))
 
 # %% ../nbs/14_cli.ipynb #acf6d62d
 def write_lines(model, rows, out, args, settings, done=0, begun=0):
@@ -154,14 +220,26 @@ def write_lines(model, rows, out, args, settings, done=0, begun=0):
     bar = tqdm(desc='generate', unit=' texts', initial=done, disable=None, file=sys.stderr)
     count = done
     try:
-        for lines in generate_lines(model, rows, args.batch_size or CHUNK, done - begun, begun, batch_size=args.batch_size, **settings):
+        for lines in generate_lines(
+            model, rows, args.batch_size or CHUNK, done - begun, begun, batch_size=args.batch_size, **settings
+        ):
             out.write(''.join(lines).encode())
             out.flush()
-            if args.output != '-': os.fsync(out.fileno())
-            bar.update(len(lines)); count += len(lines)
-    except KeyboardInterrupt: print(f'\ninterrupted after {count} lines' + ('' if args.output == '-' else '; the same command goes on from there'), file=sys.stderr); return 130
-    finally: bar.close()
-    if args.output != '-': print(f'{args.output}: {count} lines' + (f', {done} of them from before' if done else ''), file=sys.stderr)
+            if args.output != '-':
+                os.fsync(out.fileno())
+            bar.update(len(lines))
+            count += len(lines)
+    except KeyboardInterrupt:
+        print(
+            f'\ninterrupted after {count} lines'
+            + ('' if args.output == '-' else '; the same command goes on from there'),
+            file=sys.stderr,
+        )
+        return 130
+    finally:
+        bar.close()
+    if args.output != '-':
+        print(f'{args.output}: {count} lines' + (f', {done} of them from before' if done else ''), file=sys.stderr)
 
 # %% ../nbs/14_cli.ipynb #2069fc60
 def read_outputs(path):
@@ -170,20 +248,30 @@ def read_outputs(path):
     with open(path, 'rb') as f:
         plain = None
         for number, text in read_lines(f, path):
-            if plain is None: plain = not text.lstrip().startswith('{')
+            if plain is None:
+                plain = not text.lstrip().startswith('{')
             where = f'{path}, line {number}'
             row = dict(generated=text) if plain else parse_json(text, where)
-            if not isinstance(row.get('generated'), list): string_field(row, ('generated',), where)
-            sources.append(row.get('source')); references.append(row.get('reference')); made.append(row['generated'])
-    if not made: raise ValueError(f'{path} is empty; expected the output of diffuseq generate')
+            if not isinstance(row.get('generated'), list):
+                string_field(row, ('generated',), where)
+            sources.append(row.get('source'))
+            references.append(row.get('reference'))
+            made.append(row['generated'])
+    if not made:
+        raise ValueError(f'{path} is empty; expected the output of diffuseq generate')
     return sources, references, made
+
 
 def read_references(paths, count):
     "For each of `count` lines the list of its references, one from each of `paths`. Raises ValueError if a file has another number of lines."
     columns = []
     for path in paths:
-        with open(path, 'rb') as f: rows = list(read_sources(f, path, ('trg', 'reference', 'src')))
-        if len(rows) != count: raise ValueError(f'{path} has {len(rows)} lines, the outputs {count}: line i must be the reference of line i')
+        with open(path, 'rb') as f:
+            rows = list(read_sources(f, path, ('trg', 'reference', 'src')))
+        if len(rows) != count:
+            raise ValueError(
+                f'{path} has {len(rows)} lines, the outputs {count}: line i must be the reference of line i'
+            )
         columns.append([r['source'] for r in rows])
     return [list(refs) for refs in zip(*columns)]
 
@@ -191,67 +279,115 @@ def read_references(paths, count):
 def evaluate(args):
     "The command: numbers for `args.input`, as a table, and as JSON with `args.output`."
     sources, references, made = read_outputs(args.input)
-    if args.references: references = read_references(args.references, len(made))
-    if None in references: raise ValueError(f'{args.input}, line {references.index(None) + 1}: no reference; name a file with --references, or generate from JSON lines that have "trg"')
+    if args.references:
+        references = read_references(args.references, len(made))
+    if None in references:
+        raise ValueError(
+            f'{args.input}, line {references.index(None) + 1}: no reference; name a file with --references, or generate from JSON lines that have "trg"'
+        )
     from diffuseq import metrics
     from diffuseq.corpora import normalize_texts
+
     clean = list if args.raw else normalize_texts
     known = None not in sources
-    scores = metrics.evaluate(clean(x or '' for x in sources), clean(references), clean(made), bertscore_model=None if args.bertscore == 'none' else args.bertscore)
-    if not known: scores = {k: v for k, v in scores.items() if not k.startswith('sari')}
+    scores = metrics.evaluate(
+        clean(x or '' for x in sources),
+        clean(references),
+        clean(made),
+        bertscore_model=None if args.bertscore == 'none' else args.bertscore,
+    )
+    if not known:
+        scores = {k: v for k, v in scores.items() if not k.startswith('sari')}
     print(score_lines(scores))
-    if args.output: write_atomic(args.output, json.dumps(scores, indent=1) + '\n')
+    if args.output:
+        write_atomic(args.output, json.dumps(scores, indent=1) + '\n')
+
 
 def score_lines(scores):
     "One line for each score, then one for each signature: by which tool, version and options it was counted. `_single` scores only where they differ."
-    told = {k: v for k, v in scores.items() if k != 'signatures' and v is not None and not (k.endswith('_single') and v == scores.get(k.removesuffix('_single')))}
+    told = {
+        k: v
+        for k, v in scores.items()
+        if k != 'signatures'
+        and v is not None
+        and not (k.endswith('_single') and v == scores.get(k.removesuffix('_single')))
+    }
     numbers = [f'{k:18} {v:.4f}' if isinstance(v, float) else f'{k:18} {v}' for k, v in told.items()]
     return '\n'.join(numbers + [f'{k}: {v}' for k, v in scores['signatures'].items() if k in told])
 
 # %% ../nbs/14_cli.ipynb #d965cad9
 def table_text(rows):
     "Aligned columns of `rows`, a list of dicts with the same keys; shares with three digits, larger numbers with one."
-    cell = lambda v: '' if v is None else (f'{v:.3f}' if abs(v) <= 1 else f'{v:.1f}') if isinstance(v, float) else str(v)
+    cell = lambda v: (
+        '' if v is None else (f'{v:.3f}' if abs(v) <= 1 else f'{v:.1f}') if isinstance(v, float) else str(v)
+    )
     lines = [list(rows[0]), *[[cell(r.get(k)) for k in rows[0]] for r in rows]]
     widths = [max(map(len, column)) for column in zip(*lines)]
-    return '\n'.join('  '.join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip() for line in lines)
+    return '\n'.join(
+        '  '.join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
+        for line in lines
+    )
 
 # %% ../nbs/14_cli.ipynb #fa699427
 def show(args):
     "The command: the table and `args.triples` sentences of the run folder `args.run`, and where its files are."
     run = Path(args.run)
-    if not run.is_dir(): raise FileNotFoundError(f'{run}: no such run folder; make train NAME={run.name} makes one')
-    metrics, samples = run/'metrics.json', run/'samples.jsonl'
-    if not metrics.is_file(): raise FileNotFoundError(f'{metrics}: this run was not evaluated yet; make evaluate NAME={run.name} does it')
+    if not run.is_dir():
+        raise FileNotFoundError(f'{run}: no such run folder; make train NAME={run.name} makes one')
+    metrics, samples = run / 'metrics.json', run / 'samples.jsonl'
+    if not metrics.is_file():
+        raise FileNotFoundError(f'{metrics}: this run was not evaluated yet; make evaluate NAME={run.name} does it')
     report = json.loads(metrics.read_text('utf-8'))
     print(report['title'], table_text(report['table']), sep='\n\n', end='\n\n')
-    for line in samples.read_text('utf-8').splitlines()[:args.triples]:
+    for line in samples.read_text('utf-8').splitlines()[: args.triples]:
         row = json.loads(line)
         one = lambda v: v if isinstance(v, str) else v[0]
-        print(f"source     {row['source']}\ngenerated  {one(row['generated'])}\nreference  {one(row['reference'])}\n")
+        print(f'source     {row["source"]}\ngenerated  {one(row["generated"])}\nreference  {one(row["reference"])}\n')
     for p in sorted(run.iterdir()):
-        if p.is_file() and p.suffix in ('.ipynb', '.png', '.json', '.jsonl', '.safetensors'): print(p)
+        if p.is_file() and p.suffix in ('.ipynb', '.png', '.json', '.jsonl', '.safetensors'):
+            print(p)
 
 # %% ../nbs/14_cli.ipynb #84f14dd4
 def at_least(least):
     "A reader of whole numbers from `least` on, for argparse."
+
     def read(text):
-        if (value := int(text)) < least: raise argparse.ArgumentTypeError(f'{text} is below {least}')
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f'{text} is below {least}')
         return value
+
     read.__name__ = 'whole number'
     return read
 
 # %% ../nbs/14_cli.ipynb #8771c4cb
 def add_readers(sub):
     "The commands that only read what others wrote."
-    e = sub.add_parser('evaluate', help='numbers for generated texts', description='Compares generated texts with references: BLEU, ROUGE-L, BERTScore, diversity, length.')
+    e = sub.add_parser(
+        'evaluate',
+        help='numbers for generated texts',
+        description='Compares generated texts with references: BLEU, ROUGE-L, BERTScore, diversity, length.',
+    )
     e.set_defaults(run_command=evaluate)
     e.add_argument('--in', dest='input', required=True, metavar='FILE', help='an output of generate')
-    e.add_argument('--references', nargs='+', metavar='FILE', help='plain or JSON lines ("trg"); needed where the outputs carry no "reference"')
+    e.add_argument(
+        '--references',
+        nargs='+',
+        metavar='FILE',
+        help='plain or JSON lines ("trg"); needed where the outputs carry no "reference"',
+    )
     e.add_argument('--raw', action='store_true', help='score the texts as they stand, without normalising them')
-    e.add_argument('--bertscore', default='auto', metavar='MODEL', help='a folder or hub id; auto (default): the best that is installed; none: leave it out')
+    e.add_argument(
+        '--bertscore',
+        default='auto',
+        metavar='MODEL',
+        help='a folder or hub id; auto (default): the best that is installed; none: leave it out',
+    )
     e.add_argument('--out', dest='output', metavar='FILE', help='also write the numbers as JSON')
-    s = sub.add_parser('show', help='the numbers and some sentences of a run', description='Prints what a run folder holds: its table and some sentences.')
+    s = sub.add_parser(
+        'show',
+        help='the numbers and some sentences of a run',
+        description='Prints what a run folder holds: its table and some sentences.',
+    )
     s.set_defaults(run_command=show)
     s.add_argument('run', help='a run folder that was evaluated')
     s.add_argument('--triples', type=at_least(0), default=10, metavar='N', help='sentences to show (default 10)')
@@ -259,23 +395,49 @@ def add_readers(sub):
 # %% ../nbs/14_cli.ipynb #b3b434b2
 def parser():
     "The arguments of the command `diffuseq`."
-    p = argparse.ArgumentParser(prog='diffuseq', description='Sequence to sequence text generation with diffusion models.')
+    p = argparse.ArgumentParser(
+        prog='diffuseq', description='Sequence to sequence text generation with diffusion models.'
+    )
     p.add_argument('--version', action='version', version=f'diffuseq {__version__}')
     sub = p.add_subparsers(required=True, metavar='COMMAND')
-    g = sub.add_parser('generate', help='texts in, texts out', description='Generates a text for each line. Interrupted, the same command goes on where it was.')
+    g = sub.add_parser(
+        'generate',
+        help='texts in, texts out',
+        description='Generates a text for each line. Interrupted, the same command goes on where it was.',
+    )
     g.set_defaults(run_command=generate)
-    g.add_argument('--model', required=True, help='a run folder, a saved model, the name of one that comes with the package, or a hub id')
-    g.add_argument('--in', dest='input', default='-', metavar='FILE', help='plain lines, or JSON lines with "src"; - is standard input (default)')
-    g.add_argument('--out', dest='output', default='-', metavar='FILE', help='as many lines; - is standard output (default)')
+    g.add_argument(
+        '--model',
+        required=True,
+        help='a run folder, a saved model, the name of one that comes with the package, or a hub id',
+    )
+    g.add_argument(
+        '--in',
+        dest='input',
+        default='-',
+        metavar='FILE',
+        help='plain lines, or JSON lines with "src"; - is standard input (default)',
+    )
+    g.add_argument(
+        '--out', dest='output', default='-', metavar='FILE', help='as many lines; - is standard output (default)'
+    )
     g.add_argument('--json', action='store_true', help='write JSON lines also for plain ones')
     g.add_argument('--n', type=at_least(1), default=1, help='candidates for each text (default 1)')
     choice = g.add_mutually_exclusive_group()
     choice.add_argument('--mbr', action='store_true', help='keep the candidate that agrees most with the others')
-    choice.add_argument('--likeliest', action='store_true', help='keep the candidate that the model finds most probable, a token')
-    g.add_argument('--steps', type=at_least(1), help='denoiser calls (this and the next five: the default is the model\'s own)')
+    choice.add_argument(
+        '--likeliest', action='store_true', help='keep the candidate that the model finds most probable, a token'
+    )
+    g.add_argument(
+        '--steps', type=at_least(1), help="denoiser calls (this and the next five: the default is the model's own)"
+    )
     g.add_argument('--sampler', choices=CHOICES['sampler'])
     g.add_argument('--order', choices=CHOICES['order'])
-    g.add_argument('--end', choices=CHOICES['end'], help='of a text from the left: open, where the model writes it, or given, after the most probable length')
+    g.add_argument(
+        '--end',
+        choices=CHOICES['end'],
+        help='of a text from the left: open, where the model writes it, or given, after the most probable length',
+    )
     g.add_argument('--temperature', type=float, help='of the choice of words; 0: the most probable')
     g.add_argument('--beam', type=at_least(1), help='beams of texts that are written from the left')
     g.add_argument('--seed', type=int, default=0, help='of the noise (default 0)')
@@ -288,11 +450,18 @@ def parser():
 def main(argv=None):
     "Entry point of the command `diffuseq`; returns the exit status."
     args = parser().parse_args(argv)
-    try: return args.run_command(args) or 0
-    except KeyboardInterrupt: return 130
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 1
-    except (ValueError, OSError) as e: print(f'diffuseq: {e}', file=sys.stderr); return 2
+    try:
+        return args.run_command(args) or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError) as e:
+        print(f'diffuseq: {e}', file=sys.stderr)
+        return 2
 
 # %% ../nbs/14_cli.ipynb #a31270ff
 #| eval: false
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__':
+    sys.exit(main())

@@ -15,200 +15,451 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Config:
     "Every choice of a run, flat. Frozen: use `dataclasses.replace` or `make_config` for another one. Raises ValueError on a value that cannot work."
-    task:str='basic-english' # name of a card in data/, or a folder with train.jsonl, valid.jsonl, test.jsonl (00_data)
-    recipe:str='fast' # the method: a key of RECIPES
-    profile:str='cpu' # the size: a key of PROFILES
-    seed:int=0 # of weights, batches and noise
-    both_ways:bool=False # for pairs whose sides mean the same: they are learned in either direction (00_data)
-    init_from:str='' # what its first weights were taken from, a trained model or a BERT; '': drawn at random. Not a switch but a record (train, 12_official)
-    # text: 00_text
-    tokenizer:str='bpe' # 'bpe' or 'wordpiece': trained on the task; anything else is a path or a hub id
-    vocab_size:int=4000 # V, of a tokenizer that is trained here
-    layout:str='split' # 'split': x and y padded apart, to the batch's longest; 'fixed': the authors' one window, padding inside the target
-    window:int=128 # n, sub-words of the one window (layout 'fixed')
-    max_source:int=64 # sub-words of x at most (layout 'split')
-    max_target:int=64 # sub-words of y and its end token at most (layout 'split')
-    # noise: 01_schedule, 02_forward
-    T:int=2000 # diffusion steps
-    schedule:str='sqrt' # a key of SCHEDULES
-    noise_factor:float=4.0 # F: the noise is F times as strong as in Eq. 11 (1 in the paper)
-    embedding_noise:bool=False # z_0 ~ N(Emb(w), beta_0), the paper's q_phi; False: z_0 = Emb(w)
-    source_noise:bool=False # the source rows carry the noise of q_phi in training (official)
-    absorbing:bool=True # a learned vector m is what noise leads to (soft absorbing state)
-    absorb_law:str='end' # 'end': a token is m at t = T and only there; 'coin': at any t by chance, and Gaussian around m else (diffuseq-v2)
-    absorb_rate:float=0.0 # gamma of 'coin': the chance at full noise (diffuseq-v2: 0.5)
-    absorb_shift:bool=True # the mean of a step back leans towards m, as its derivation says (diffuseq-v2: False)
-    absorb_penalty:float=0.0 # weight of the length of m in the loss (diffuseq-v2: 0.01)
-    levels:str='blocks' # 'one': every target token has the same t (the paper); 'subset': some have it, the others 0; 'token': of those each has its own; 'blocks': blocks after one another, and the earlier ones join the source; one block has a t, several start at T
-    level_law:str='log_sigma' # how t is drawn: 'uniform', 'loss_aware' (Eq. 3, 06_importance), 'log_sigma'
-    sigma_min:float=0.7 # of 'log_sigma': the least noise-to-signal ratio that is drawn
-    sigma_max:float=12.0 # of 'log_sigma': the largest
-    full_noise:float=0.5 # of 'log_sigma': share of draws at t = T
-    left_share:float=0.8 # of levels 'blocks': share of examples whose blocks follow from the left; the others are one block, or random parts
-    open_end:float=0.5 # of levels 'blocks': share of those read word by word that are not told how many words remain, and so learn to end
-    # network: 04_denoiser
-    trunk:str='modern' # 'modern' or 'bert'
-    d_embed:int=128 # d, width of an embedding
-    width:int=192 # of the trunk
-    n_layers:int=4 # blocks
-    n_heads:int=3 # attention heads
-    mlp_width:int=0 # of trunk 'bert': width inside its feed-forward layers; 0: 4 times `width`
-    time_width:int=0 # of trunk 'bert': clock hands that show t; 0: as many as `d_embed`
-    positions:int=0 # of trunk 'bert': rows of the position table; 0: 512, or the window if that is more
-    dropout:float=0.0 # in the trunk: of numbers ('bert'), or of what a block adds to a position ('modern')
-    word_dropout:float=0.1 # of trunk 'modern': share of the given words that training leaves blank: of the source and, with levels 'blocks', settled ones
-    normalize_embeddings:bool=True # rows of the table have length sqrt(d)
-    self_cond:bool=False # the last prediction of z_0 is an input
-    copy_head:bool=True # p(w) mixes the vocabulary with the source's own words
-    length_head:bool=True # predicts the target's length from the source
-    length_weight:float=0.1 # of the length loss
-    # objective: 05_objective
-    loss:str='cross_entropy' # of the prediction at the noisy target tokens; 'mse': Eq. 2
-    loss_on:str='target' # positions of the 'mse' loss and its rounding term: 'target' (Eq. 2) or 'all' (official)
-    # training: 07_training
-    optimizer:str='muon' # 'muon': Muon for block matrices, AdamW for the rest; 'adamw'
-    lr:float=4e-3 # peak learning rate
-    lr_decay:str='inverse_sqrt' # 'constant', 'inverse_sqrt' (after lr_hold updates) or 'linear' (to 0 at lr_updates)
-    lr_hold:int=1500 # updates at the peak before the inverse square root sets in
-    lr_updates:int=0 # of 'linear': updates at which the rate reaches 0
-    warmup:int=100 # updates of linear warm-up
-    weight_decay:float=0.01 # decoupled
-    batch_tokens:int=2048 # tokens of x and y in an update (layout 'split')
-    batch_size:int=2048 # pairs in an update (layout 'fixed')
-    micro_batch:int=0 # at most so many pairs in one pass; 0: all of an update's at once
-    clip:float=1.0 # largest norm of the gradient; 0: off
-    ema:float=0.999 # decay of the averaged weights; 0: off
-    ema_warmup:bool=True # the average spans at most a tenth of the updates so far
-    precision:str='auto' # 'fp32', 'bf16', or 'auto': bf16 where the hardware multiplies it natively
-    compile:bool=True # torch.compile where it pays: on a GPU, or a processor with bf16, and with a compiler
-    eval_every:int=250 # updates between held-out losses
-    save_every:int=250 # updates between checkpoints of the whole state
-    n_valid:int=256 # held-out pairs for the loss
-    patience:int=0 # stop after so many held-out losses without a new best; 0: never
-    # generation: 08_anchoring, 09_sampling, 10_mbr
-    sampler:str='renoise' # 'ddpm', 'ddim', 'dpmpp', 'renoise', 'repredict' (diffuseq-v2's solver as released)
-    order:str='left' # 'left': word by word; 'surest': the surest first, several at once; 'together': all, from T down
-    end:str='open' # of a text from the left, and of the likelihood that chooses among candidates: 'open': where the model writes its end; 'given': after the length that the length head predicts
-    steps:int=20 # denoiser calls for a text, of orders 'surest' and 'together'
-    variance:str='posterior' # of 'ddpm': 'posterior' (Eq. 14) or 'large' (beta_t, official)
-    eta:float=0.0 # of 'ddim': 0 deterministic, 1 ancestral
-    temperature:float=0.0 # of the token choice; 0: the most probable
-    beam:int=1 # beginnings that are kept side by side, from the left; 1: no beam search
-    rounding:bool=True # anchoring (a): the predicted z_0 goes to its nearest word
-    replace:bool=True # anchoring (b): source rows are put back after each step
-    readout:str='nearest' # words of the last state: 'nearest' in L2, or 'logits' (dot product and bias, official)
-    noise_bound:float=0.0 # sampling noise beyond this many standard deviations is redrawn (the authors' top_p); 0: never
-    official_stride:bool=False # of few steps: the authors' strided times (09_sampling shows what is wrong with them)
 
-    def __post_init__(self): check_config(self)
+    task: str = (
+        'basic-english'  # name of a card in data/, or a folder with train.jsonl, valid.jsonl, test.jsonl (00_data)
+    )
+    recipe: str = 'fast'  # the method: a key of RECIPES
+    profile: str = 'cpu'  # the size: a key of PROFILES
+    seed: int = 0  # of weights, batches and noise
+    both_ways: bool = False  # for pairs whose sides mean the same: they are learned in either direction (00_data)
+    init_from: str = ''  # what its first weights were taken from, a trained model or a BERT; '': drawn at random. Not a switch but a record (train, 12_official)
+    # text: 00_text
+    tokenizer: str = 'bpe'  # 'bpe' or 'wordpiece': trained on the task; anything else is a path or a hub id
+    vocab_size: int = 4000  # V, of a tokenizer that is trained here
+    layout: str = 'split'  # 'split': x and y padded apart, to the batch's longest; 'fixed': the authors' one window, padding inside the target
+    window: int = 128  # n, sub-words of the one window (layout 'fixed')
+    max_source: int = 64  # sub-words of x at most (layout 'split')
+    max_target: int = 64  # sub-words of y and its end token at most (layout 'split')
+    # noise: 01_schedule, 02_forward
+    T: int = 2000  # diffusion steps
+    schedule: str = 'sqrt'  # a key of SCHEDULES
+    noise_factor: float = 4.0  # F: the noise is F times as strong as in Eq. 11 (1 in the paper)
+    embedding_noise: bool = False  # z_0 ~ N(Emb(w), beta_0), the paper's q_phi; False: z_0 = Emb(w)
+    source_noise: bool = False  # the source rows carry the noise of q_phi in training (official)
+    absorbing: bool = True  # a learned vector m is what noise leads to (soft absorbing state)
+    absorb_law: str = 'end'  # 'end': a token is m at t = T and only there; 'coin': at any t by chance, and Gaussian around m else (diffuseq-v2)
+    absorb_rate: float = 0.0  # gamma of 'coin': the chance at full noise (diffuseq-v2: 0.5)
+    absorb_shift: bool = True  # the mean of a step back leans towards m, as its derivation says (diffuseq-v2: False)
+    absorb_penalty: float = 0.0  # weight of the length of m in the loss (diffuseq-v2: 0.01)
+    levels: str = 'blocks'  # 'one': every target token has the same t (the paper); 'subset': some have it, the others 0; 'token': of those each has its own; 'blocks': blocks after one another, and the earlier ones join the source; one block has a t, several start at T
+    level_law: str = 'log_sigma'  # how t is drawn: 'uniform', 'loss_aware' (Eq. 3, 06_importance), 'log_sigma'
+    sigma_min: float = 0.7  # of 'log_sigma': the least noise-to-signal ratio that is drawn
+    sigma_max: float = 12.0  # of 'log_sigma': the largest
+    full_noise: float = 0.5  # of 'log_sigma': share of draws at t = T
+    left_share: float = 0.8  # of levels 'blocks': share of examples whose blocks follow from the left; the others are one block, or random parts
+    open_end: float = 0.5  # of levels 'blocks': share of those read word by word that are not told how many words remain, and so learn to end
+    # network: 04_denoiser
+    trunk: str = 'modern'  # 'modern' or 'bert'
+    d_embed: int = 128  # d, width of an embedding
+    width: int = 192  # of the trunk
+    n_layers: int = 4  # blocks
+    n_heads: int = 3  # attention heads
+    mlp_width: int = 0  # of trunk 'bert': width inside its feed-forward layers; 0: 4 times `width`
+    time_width: int = 0  # of trunk 'bert': clock hands that show t; 0: as many as `d_embed`
+    positions: int = 0  # of trunk 'bert': rows of the position table; 0: 512, or the window if that is more
+    dropout: float = 0.0  # in the trunk: of numbers ('bert'), or of what a block adds to a position ('modern')
+    word_dropout: float = 0.1  # of trunk 'modern': share of the given words that training leaves blank: of the source and, with levels 'blocks', settled ones
+    normalize_embeddings: bool = True  # rows of the table have length sqrt(d)
+    self_cond: bool = False  # the last prediction of z_0 is an input
+    copy_head: bool = True  # p(w) mixes the vocabulary with the source's own words
+    length_head: bool = True  # predicts the target's length from the source
+    length_weight: float = 0.1  # of the length loss
+    # objective: 05_objective
+    loss: str = 'cross_entropy'  # of the prediction at the noisy target tokens; 'mse': Eq. 2
+    loss_on: str = 'target'  # positions of the 'mse' loss and its rounding term: 'target' (Eq. 2) or 'all' (official)
+    # training: 07_training
+    optimizer: str = 'muon'  # 'muon': Muon for block matrices, AdamW for the rest; 'adamw'
+    lr: float = 4e-3  # peak learning rate
+    lr_decay: str = (
+        'inverse_sqrt'  # 'constant', 'inverse_sqrt' (after lr_hold updates) or 'linear' (to 0 at lr_updates)
+    )
+    lr_hold: int = 1500  # updates at the peak before the inverse square root sets in
+    lr_updates: int = 0  # of 'linear': updates at which the rate reaches 0
+    warmup: int = 100  # updates of linear warm-up
+    weight_decay: float = 0.01  # decoupled
+    batch_tokens: int = 2048  # tokens of x and y in an update (layout 'split')
+    batch_size: int = 2048  # pairs in an update (layout 'fixed')
+    micro_batch: int = 0  # at most so many pairs in one pass; 0: all of an update's at once
+    clip: float = 1.0  # largest norm of the gradient; 0: off
+    ema: float = 0.999  # decay of the averaged weights; 0: off
+    ema_warmup: bool = True  # the average spans at most a tenth of the updates so far
+    precision: str = 'auto'  # 'fp32', 'bf16', or 'auto': bf16 where the hardware multiplies it natively
+    compile: bool = True  # torch.compile where it pays: on a GPU, or a processor with bf16, and with a compiler
+    eval_every: int = 250  # updates between held-out losses
+    save_every: int = 250  # updates between checkpoints of the whole state
+    n_valid: int = 256  # held-out pairs for the loss
+    patience: int = 0  # stop after so many held-out losses without a new best; 0: never
+    # generation: 08_anchoring, 09_sampling, 10_mbr
+    sampler: str = 'renoise'  # 'ddpm', 'ddim', 'dpmpp', 'renoise', 'repredict' (diffuseq-v2's solver as released)
+    order: str = (
+        'left'  # 'left': word by word; 'surest': the surest first, several at once; 'together': all, from T down
+    )
+    end: str = 'open'  # of a text from the left, and of the likelihood that chooses among candidates: 'open': where the model writes its end; 'given': after the length that the length head predicts
+    steps: int = 20  # denoiser calls for a text, of orders 'surest' and 'together'
+    variance: str = 'posterior'  # of 'ddpm': 'posterior' (Eq. 14) or 'large' (beta_t, official)
+    eta: float = 0.0  # of 'ddim': 0 deterministic, 1 ancestral
+    temperature: float = 0.0  # of the token choice; 0: the most probable
+    beam: int = 1  # beginnings that are kept side by side, from the left; 1: no beam search
+    rounding: bool = True  # anchoring (a): the predicted z_0 goes to its nearest word
+    replace: bool = True  # anchoring (b): source rows are put back after each step
+    readout: str = 'nearest'  # words of the last state: 'nearest' in L2, or 'logits' (dot product and bias, official)
+    noise_bound: float = (
+        0.0  # sampling noise beyond this many standard deviations is redrawn (the authors' top_p); 0: never
+    )
+    official_stride: bool = (
+        False  # of few steps: the authors' strided times (09_sampling shows what is wrong with them)
+    )
+
+    def __post_init__(self):
+        check_config(self)
 
 # %% ../nbs/00_config.ipynb #2d6061cb
-CHOICES = dict(layout=('split','fixed'), schedule=('sqrt','linear','cosine'), levels=('one','subset','token','blocks'), level_law=('uniform','loss_aware','log_sigma'),
-    trunk=('modern','bert'), loss=('cross_entropy','mse'), loss_on=('target','all'), optimizer=('muon','adamw'),
-    lr_decay=('constant','inverse_sqrt','linear'), precision=('auto','fp32','bf16'), absorb_law=('end','coin'), sampler=('ddpm','ddim','dpmpp','renoise','repredict'), order=('together','surest','left'), end=('open','given'),
-    variance=('posterior','large'), readout=('nearest','logits'))
+CHOICES = dict(
+    layout=('split', 'fixed'),
+    schedule=('sqrt', 'linear', 'cosine'),
+    levels=('one', 'subset', 'token', 'blocks'),
+    level_law=('uniform', 'loss_aware', 'log_sigma'),
+    trunk=('modern', 'bert'),
+    loss=('cross_entropy', 'mse'),
+    loss_on=('target', 'all'),
+    optimizer=('muon', 'adamw'),
+    lr_decay=('constant', 'inverse_sqrt', 'linear'),
+    precision=('auto', 'fp32', 'bf16'),
+    absorb_law=('end', 'coin'),
+    sampler=('ddpm', 'ddim', 'dpmpp', 'renoise', 'repredict'),
+    order=('together', 'surest', 'left'),
+    end=('open', 'given'),
+    variance=('posterior', 'large'),
+    readout=('nearest', 'logits'),
+)
+
 
 def _check_field(f, v):
     "One value: its type, then its range."
     ok = isinstance(v, (int, float)) and not isinstance(v, bool) if f.type is float else type(v) is f.type
-    if not ok: raise ValueError(f'config: {f.name}={v!r} is {type(v).__name__}; expected {f.type.__name__}')
-    if f.name in CHOICES and v not in CHOICES[f.name]: raise ValueError(f'config: {f.name}={v!r}; choose one of {", ".join(CHOICES[f.name])}')
-    zero_is_fine = ('seed','noise_factor','full_noise','left_share','open_end','absorb_rate','absorb_penalty','mlp_width','time_width','positions','dropout','word_dropout','length_weight','lr_updates','warmup','weight_decay','micro_batch','clip','ema','patience','eta','temperature','noise_bound')
-    if f.type in (int, float) and (v != v or v in (float('inf'), float('-inf')) or v < 0 or (v == 0 and f.name not in zero_is_fine)):
-        raise ValueError(f'config: {f.name}={v!r} must be finite and {"at least 0" if f.name in zero_is_fine else "greater than 0"}')
+    if not ok:
+        raise ValueError(f'config: {f.name}={v!r} is {type(v).__name__}; expected {f.type.__name__}')
+    if f.name in CHOICES and v not in CHOICES[f.name]:
+        raise ValueError(f'config: {f.name}={v!r}; choose one of {", ".join(CHOICES[f.name])}')
+    zero_is_fine = (
+        'seed',
+        'noise_factor',
+        'full_noise',
+        'left_share',
+        'open_end',
+        'absorb_rate',
+        'absorb_penalty',
+        'mlp_width',
+        'time_width',
+        'positions',
+        'dropout',
+        'word_dropout',
+        'length_weight',
+        'lr_updates',
+        'warmup',
+        'weight_decay',
+        'micro_batch',
+        'clip',
+        'ema',
+        'patience',
+        'eta',
+        'temperature',
+        'noise_bound',
+    )
+    if f.type in (int, float) and (
+        v != v or v in (float('inf'), float('-inf')) or v < 0 or (v == 0 and f.name not in zero_is_fine)
+    ):
+        raise ValueError(
+            f'config: {f.name}={v!r} must be finite and {"at least 0" if f.name in zero_is_fine else "greater than 0"}'
+        )
 
 # %% ../nbs/00_config.ipynb #85d5b39b
 def check_config(c):
     "Raise ValueError for a wrong type, a value out of range, or two settings that contradict each other."
-    for f in fields(c): _check_field(f, getattr(c, f.name))
-    rules = [(c.width % c.n_heads, 'width is not a multiple of n_heads: change one of them'),
+    for f in fields(c):
+        _check_field(f, getattr(c, f.name))
+    rules = [
+        (c.width % c.n_heads, 'width is not a multiple of n_heads: change one of them'),
         (c.steps > c.T, 'steps is larger than T: ask for at most T'),
         (c.sigma_min >= c.sigma_max, 'sigma_min is not below sigma_max'),
-        (c.full_noise > 1, 'full_noise is a share: at most 1'), (c.left_share > 1, 'left_share is a share: at most 1'), (c.open_end > 1, 'open_end is a share: at most 1'), (c.dropout >= 1, 'dropout is a share: below 1'), (c.word_dropout >= 1, 'word_dropout is a share: below 1'), (c.ema >= 1, 'ema is a decay: below 1'),
-        (c.eta > 1, 'eta lies in 0..1'), (c.absorb_rate > 1, 'absorb_rate is a chance: at most 1'),
-        (not c.absorbing and (c.absorb_law == 'coin' or c.absorb_penalty or not c.absorb_shift), "absorb_law 'coin', absorb_penalty and absorb_shift speak of the vector m: absorbing True"),
-        (c.absorb_law == 'end' and c.absorb_rate, "absorb_rate is the chance of absorb_law 'coin': choose that law, or absorb_rate 0"),
-        (c.trunk == 'modern' and (c.mlp_width or c.time_width or c.positions), "mlp_width, time_width and positions belong to trunk 'bert': 0, or trunk 'bert'"),
+        (c.full_noise > 1, 'full_noise is a share: at most 1'),
+        (c.left_share > 1, 'left_share is a share: at most 1'),
+        (c.open_end > 1, 'open_end is a share: at most 1'),
+        (c.dropout >= 1, 'dropout is a share: below 1'),
+        (c.word_dropout >= 1, 'word_dropout is a share: below 1'),
+        (c.ema >= 1, 'ema is a decay: below 1'),
+        (c.eta > 1, 'eta lies in 0..1'),
+        (c.absorb_rate > 1, 'absorb_rate is a chance: at most 1'),
+        (
+            not c.absorbing and (c.absorb_law == 'coin' or c.absorb_penalty or not c.absorb_shift),
+            "absorb_law 'coin', absorb_penalty and absorb_shift speak of the vector m: absorbing True",
+        ),
+        (
+            c.absorb_law == 'end' and c.absorb_rate,
+            "absorb_rate is the chance of absorb_law 'coin': choose that law, or absorb_rate 0",
+        ),
+        (
+            c.trunk == 'modern' and (c.mlp_width or c.time_width or c.positions),
+            "mlp_width, time_width and positions belong to trunk 'bert': 0, or trunk 'bert'",
+        ),
         (c.time_width % 2, 'time_width counts sines and cosines in pairs: an even number'),
         (0 < c.positions < c.window and c.layout == 'fixed', 'positions is smaller than window: at least as many'),
-        (c.layout == 'fixed' and c.trunk == 'modern', "layout 'fixed' has its source and target at other places in each row: use trunk 'bert', or layout 'split'"),
-        (c.trunk == 'bert' and (c.copy_head or c.length_head), "copy_head and length_head read source states that never see the target; trunk 'bert' has none: switch both off"),
-        (c.trunk == 'bert' and c.word_dropout, "word_dropout leaves out words of a source that is read apart: trunk 'modern', or word_dropout 0"),
-        (c.levels == 'blocks' and (c.trunk, c.loss) != ('modern', 'cross_entropy'), "levels 'blocks' reads the target in two streams: trunk 'modern' and loss 'cross_entropy', or levels 'one'"),
-        ((c.trunk == 'bert') != (c.loss == 'mse'), "trunk 'bert' learns vectors and trunk 'modern' words: loss 'mse' with the one, 'cross_entropy' with the other"),
-        (c.trunk == 'bert' and (c.levels != 'one' or c.self_cond or c.optimizer == 'muon'), "trunk 'bert' is told one time for a sentence, is shown no earlier guess and has no blocks for Muon: levels 'one', self_cond False, optimizer 'adamw'"),
+        (
+            c.layout == 'fixed' and c.trunk == 'modern',
+            "layout 'fixed' has its source and target at other places in each row: use trunk 'bert', or layout 'split'",
+        ),
+        (
+            c.trunk == 'bert' and (c.copy_head or c.length_head),
+            "copy_head and length_head read source states that never see the target; trunk 'bert' has none: switch both off",
+        ),
+        (
+            c.trunk == 'bert' and c.word_dropout,
+            "word_dropout leaves out words of a source that is read apart: trunk 'modern', or word_dropout 0",
+        ),
+        (
+            c.levels == 'blocks' and (c.trunk, c.loss) != ('modern', 'cross_entropy'),
+            "levels 'blocks' reads the target in two streams: trunk 'modern' and loss 'cross_entropy', or levels 'one'",
+        ),
+        (
+            (c.trunk == 'bert') != (c.loss == 'mse'),
+            "trunk 'bert' learns vectors and trunk 'modern' words: loss 'mse' with the one, 'cross_entropy' with the other",
+        ),
+        (
+            c.trunk == 'bert' and (c.levels != 'one' or c.self_cond or c.optimizer == 'muon'),
+            "trunk 'bert' is told one time for a sentence, is shown no earlier guess and has no blocks for Muon: levels 'one', self_cond False, optimizer 'adamw'",
+        ),
         (c.loss == 'cross_entropy' and c.loss_on == 'all', "loss_on 'all' speaks of the 'mse' loss only"),
-        (c.layout == 'split' and not c.length_head and c.recipe != 'twin', "layout 'split' has no padding to generate, so a DiffuSeq's orders must predict the length: length_head True, or layout 'fixed'"),
-        (c.levels == 'one' and c.order != 'together', f"order {c.order!r} needs a level for each token: levels 'blocks', or order 'together'"),
-        (not c.absorbing and c.order != 'together' and c.recipe != 'twin', f"order {c.order!r} puts the vector m in the place of words that are still to come: absorbing True, or order 'together'"),
-        (c.recipe == 'twin' and (c.trunk, c.loss, c.order) != ('modern', 'cross_entropy', 'left'), "the twin writes words from the left: trunk 'modern', loss 'cross_entropy', order 'left'"),
-        (c.recipe == 'twin' and (c.absorbing or c.self_cond or c.length_head), 'the twin knows no noise and finds its own end: absorbing, self_cond and length_head False'),
-        (c.recipe != 'twin' and c.levels == 'blocks' and c.end == 'open' and not (c.open_end and c.left_share), "open_end or left_share 0 never teaches where a text ends: end 'given', or both above 0"),
-        (c.recipe != 'twin' and c.levels in ('subset', 'token') and c.end == 'open', f"levels {c.levels!r} are always told how many words remain: end 'given', or levels 'blocks'"),
+        (
+            c.layout == 'split' and not c.length_head and c.recipe != 'twin',
+            "layout 'split' has no padding to generate, so a DiffuSeq's orders must predict the length: length_head True, or layout 'fixed'",
+        ),
+        (
+            c.levels == 'one' and c.order != 'together',
+            f"order {c.order!r} needs a level for each token: levels 'blocks', or order 'together'",
+        ),
+        (
+            not c.absorbing and c.order != 'together' and c.recipe != 'twin',
+            f"order {c.order!r} puts the vector m in the place of words that are still to come: absorbing True, or order 'together'",
+        ),
+        (
+            c.recipe == 'twin' and (c.trunk, c.loss, c.order) != ('modern', 'cross_entropy', 'left'),
+            "the twin writes words from the left: trunk 'modern', loss 'cross_entropy', order 'left'",
+        ),
+        (
+            c.recipe == 'twin' and (c.absorbing or c.self_cond or c.length_head),
+            'the twin knows no noise and finds its own end: absorbing, self_cond and length_head False',
+        ),
+        (
+            c.recipe != 'twin' and c.levels == 'blocks' and c.end == 'open' and not (c.open_end and c.left_share),
+            "open_end or left_share 0 never teaches where a text ends: end 'given', or both above 0",
+        ),
+        (
+            c.recipe != 'twin' and c.levels in ('subset', 'token') and c.end == 'open',
+            f"levels {c.levels!r} are always told how many words remain: end 'given', or levels 'blocks'",
+        ),
         (c.recipe == 'twin' and c.end == 'given', "the twin knows no length beforehand: end 'open'"),
-        (c.beam > 1 and (c.order, c.end) != ('left', 'open'), "beam search keeps beginnings from the left until they end: order 'left' and end 'open', or beam 1"),
+        (
+            c.beam > 1 and (c.order, c.end) != ('left', 'open'),
+            "beam search keeps beginnings from the left until they end: order 'left' and end 'open', or beam 1",
+        ),
         (c.beam > 1 and c.temperature > 0, 'beam search draws nothing: beam 1, or temperature 0'),
-        (c.level_law == 'loss_aware' and (c.levels, c.loss) != ('one', 'mse'), "level_law 'loss_aware' weighs the terms of loss 'mse' by their history at one common t (Eq. 3): levels 'one' and loss 'mse', or level_law 'uniform' or 'log_sigma'"),
-        (c.lr_decay == 'linear' and not c.lr_updates, "lr_decay 'linear' must know where it ends: set lr_updates")]
+        (
+            c.level_law == 'loss_aware' and (c.levels, c.loss) != ('one', 'mse'),
+            "level_law 'loss_aware' weighs the terms of loss 'mse' by their history at one common t (Eq. 3): levels 'one' and loss 'mse', or level_law 'uniform' or 'log_sigma'",
+        ),
+        (c.lr_decay == 'linear' and not c.lr_updates, "lr_decay 'linear' must know where it ends: set lr_updates"),
+    ]
     for broken, why in rules:
-        if broken: raise ValueError(f'config: {why}')
+        if broken:
+            raise ValueError(f'config: {why}')
 
 # %% ../nbs/00_config.ipynb #a7fcb750
-_paper = dict(tokenizer='bert-base-uncased', layout='fixed', noise_factor=1.0, embedding_noise=True, absorbing=False, levels='one', level_law='loss_aware',
-    trunk='bert', width=768, n_layers=12, n_heads=12, dropout=0.1, word_dropout=0.0, normalize_embeddings=False, copy_head=False, length_head=False,
-    loss='mse', optimizer='adamw', lr=1e-4, lr_decay='linear', lr_updates=50_000, warmup=0, weight_decay=0.0, clip=0.0, ema=0.9999, ema_warmup=False,
-    sampler='ddpm', order='together', steps=2000)
+_paper = dict(
+    tokenizer='bert-base-uncased',
+    layout='fixed',
+    noise_factor=1.0,
+    embedding_noise=True,
+    absorbing=False,
+    levels='one',
+    level_law='loss_aware',
+    trunk='bert',
+    width=768,
+    n_layers=12,
+    n_heads=12,
+    dropout=0.1,
+    word_dropout=0.0,
+    normalize_embeddings=False,
+    copy_head=False,
+    length_head=False,
+    loss='mse',
+    optimizer='adamw',
+    lr=1e-4,
+    lr_decay='linear',
+    lr_updates=50_000,
+    warmup=0,
+    weight_decay=0.0,
+    clip=0.0,
+    ema=0.9999,
+    ema_warmup=False,
+    sampler='ddpm',
+    order='together',
+    steps=2000,
+)
 RECIPES = dict(
-    fast = {},
-    paper = _paper,
-    official = _paper | dict(loss_on='all', source_noise=True, variance='large', readout='logits'),
-    twin = dict(absorbing=False, length_head=False, order='left'))
+    fast={},
+    paper=_paper,
+    official=_paper | dict(loss_on='all', source_noise=True, variance='large', readout='logits'),
+    twin=dict(absorbing=False, length_head=False, order='left'),
+)
 
 # %% ../nbs/00_config.ipynb #71036d9b
 _small_bert = dict(tokenizer='bpe', batch_size=64)
 PROFILES = dict(
-    smoke = dict(fast=dict(word_dropout=0.0, vocab_size=400, max_source=32, max_target=32, T=50, d_embed=16, width=32, n_layers=2, n_heads=2, batch_tokens=512, warmup=5, eval_every=10, save_every=10, n_valid=16, steps=5, compile=False),
-                 paper=_small_bert | dict(vocab_size=400, window=64, T=50, d_embed=16, width=32, n_layers=2, n_heads=2, batch_size=8, lr=1e-3, ema=0.9, eval_every=10, save_every=10, n_valid=16, steps=50, compile=False)),
-    cpu = dict(fast={}, paper=_small_bert | dict(width=256, n_layers=6, n_heads=4, d_embed=128, dropout=0.0, lr=5e-4, ema=0.999, steps=2000)),
-    gpu = dict(fast=dict(vocab_size=8000, max_source=128, max_target=128, width=512, n_layers=8, n_heads=8, dropout=0.1, word_dropout=0.0, batch_tokens=65_536, lr=2e-3, lr_hold=10_000, warmup=1000, eval_every=1000, save_every=1000, n_valid=1024, patience=20, ema=0.9999),
-               paper=dict(batch_size=256, micro_batch=128, eval_every=1000, save_every=1000, n_valid=1024)),
-    full = dict(fast=dict(vocab_size=16_000, max_source=128, max_target=128, width=768, n_layers=12, n_heads=12, dropout=0.1, word_dropout=0.0, batch_tokens=262_144, lr=1e-3, lr_hold=20_000, warmup=2000, eval_every=1000, save_every=1000, n_valid=2048, ema=0.9999),
-                paper=dict(batch_size=2048, micro_batch=64, eval_every=1000, save_every=1000, n_valid=2048)))
+    smoke=dict(
+        fast=dict(
+            word_dropout=0.0,
+            vocab_size=400,
+            max_source=32,
+            max_target=32,
+            T=50,
+            d_embed=16,
+            width=32,
+            n_layers=2,
+            n_heads=2,
+            batch_tokens=512,
+            warmup=5,
+            eval_every=10,
+            save_every=10,
+            n_valid=16,
+            steps=5,
+            compile=False,
+        ),
+        paper=_small_bert
+        | dict(
+            vocab_size=400,
+            window=64,
+            T=50,
+            d_embed=16,
+            width=32,
+            n_layers=2,
+            n_heads=2,
+            batch_size=8,
+            lr=1e-3,
+            ema=0.9,
+            eval_every=10,
+            save_every=10,
+            n_valid=16,
+            steps=50,
+            compile=False,
+        ),
+    ),
+    cpu=dict(
+        fast={},
+        paper=_small_bert
+        | dict(width=256, n_layers=6, n_heads=4, d_embed=128, dropout=0.0, lr=5e-4, ema=0.999, steps=2000),
+    ),
+    gpu=dict(
+        fast=dict(
+            vocab_size=8000,
+            max_source=128,
+            max_target=128,
+            width=512,
+            n_layers=8,
+            n_heads=8,
+            dropout=0.1,
+            word_dropout=0.0,
+            batch_tokens=65_536,
+            lr=2e-3,
+            lr_hold=10_000,
+            warmup=1000,
+            eval_every=1000,
+            save_every=1000,
+            n_valid=1024,
+            patience=20,
+            ema=0.9999,
+        ),
+        paper=dict(batch_size=256, micro_batch=128, eval_every=1000, save_every=1000, n_valid=1024),
+    ),
+    full=dict(
+        fast=dict(
+            vocab_size=16_000,
+            max_source=128,
+            max_target=128,
+            width=768,
+            n_layers=12,
+            n_heads=12,
+            dropout=0.1,
+            word_dropout=0.0,
+            batch_tokens=262_144,
+            lr=1e-3,
+            lr_hold=20_000,
+            warmup=2000,
+            eval_every=1000,
+            save_every=1000,
+            n_valid=2048,
+            ema=0.9999,
+        ),
+        paper=dict(batch_size=2048, micro_batch=64, eval_every=1000, save_every=1000, n_valid=2048),
+    ),
+)
 
 # %% ../nbs/00_config.ipynb #f4091e33
-def make_config(task='basic-english', recipe='fast', profile='cpu', **changes)->Config:
+def make_config(task='basic-english', recipe='fast', profile='cpu', **changes) -> Config:
     "The configuration of `recipe` at the size of `profile`, with `changes` last. Raises ValueError for an unknown name."
     for what, name, known in (('recipe', recipe, RECIPES), ('profile', profile, PROFILES)):
-        if name not in known: raise ValueError(f'unknown {what} {name!r}; choose one of {", ".join(known)}')
+        if name not in known:
+            raise ValueError(f'unknown {what} {name!r}; choose one of {", ".join(known)}')
     unknown = set(changes) - {f.name for f in fields(Config)}
-    if unknown: raise ValueError(f'unknown setting {", ".join(sorted(unknown))}; the settings are the fields of Config')
-    size = PROFILES[profile]['paper' if recipe in ('paper','official') else 'fast']
+    if unknown:
+        raise ValueError(f'unknown setting {", ".join(sorted(unknown))}; the settings are the fields of Config')
+    size = PROFILES[profile]['paper' if recipe in ('paper', 'official') else 'fast']
     return Config(**(RECIPES[recipe] | size | dict(task=task, recipe=recipe, profile=profile) | changes))
 
 # %% ../nbs/00_config.ipynb #93dc5a46
 def write_atomic(path, data):
     "Write `data` (str or bytes) to `path` so that a reader sees the old file or the new one, never a part. Raises OSError naming the file and the remedy."
-    path = Path(path); data = data.encode() if isinstance(data, str) else data
+    path = Path(path)
+    data = data.encode() if isinstance(data, str) else data
     tmp = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-        with os.fdopen(fd, 'wb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
-        os.chmod(tmp, 0o644); os.replace(tmp, path)
+        with os.fdopen(fd, 'wb') as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(tmp, 0o644)
+        os.replace(tmp, path)
     except OSError as e:
-        if tmp and os.path.exists(tmp): os.unlink(tmp)
-        raise OSError(e.errno, f'cannot write {path} ({e.strerror}); the previous file, if any, is intact. Free some space or choose another folder, and start again') from e
+        if tmp and os.path.exists(tmp):
+            os.unlink(tmp)
+        raise OSError(
+            e.errno,
+            f'cannot write {path} ({e.strerror}); the previous file, if any, is intact. Free some space or choose another folder, and start again',
+        ) from e
 
 # %% ../nbs/00_config.ipynb #e7e80ec6
-def save_config(c:Config, path): "Write `c` as JSON."; write_atomic(path, json.dumps(asdict(c), indent=1) + '\n')
+def save_config(c: Config, path):
+    "Write `c` as JSON."
+    write_atomic(path, json.dumps(asdict(c), indent=1) + '\n')
 
-def load_config(path)->Config:
+
+def load_config(path) -> Config:
     "Read what `save_config` wrote. Raises FileNotFoundError or ValueError naming the file."
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'{path}: no configuration here; expected the config.json of a run or of a saved model')
-    try: d = json.loads(path.read_text('utf-8'))
-    except ValueError as e: raise ValueError(f'{path}: not valid JSON ({e}); the file is damaged') from e
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no configuration here; expected the config.json of a run or of a saved model')
+    try:
+        d = json.loads(path.read_text('utf-8'))
+    except ValueError as e:
+        raise ValueError(f'{path}: not valid JSON ({e}); the file is damaged') from e
     d = d if isinstance(d, dict) else {}
     unknown, missing = set(d) - {f.name for f in fields(Config)}, {f.name for f in fields(Config)} - set(d)
-    if unknown or missing: raise ValueError(f'{path}: not a configuration of this version' + (f'; unknown: {", ".join(sorted(unknown))}' if unknown else '') + (f'; missing: {", ".join(sorted(missing))}' if missing else ''))
+    if unknown or missing:
+        raise ValueError(
+            f'{path}: not a configuration of this version'
+            + (f'; unknown: {", ".join(sorted(unknown))}' if unknown else '')
+            + (f'; missing: {", ".join(sorted(missing))}' if missing else '')
+        )
     return Config(**d)

@@ -15,98 +15,101 @@ from torch.nn.functional import one_hot
 
 # %% ../nbs/13_connections.ipynb #2a136377
 def sequences(
-    V, # size of the vocabulary
-    n, # length
-)->torch.Tensor: # ids, (V**n, n)
+    V,  # size of the vocabulary
+    n,  # length
+) -> torch.Tensor:  # ids, (V**n, n)
     "All sequences of `n` words: row a is the sequence that has the flat index a in every table here."
-    return torch.cartesian_prod(*[torch.arange(V)]*n).reshape(-1, n)
+    return torch.cartesian_prod(*[torch.arange(V)] * n).reshape(-1, n)
 
 # %% ../nbs/13_connections.ipynb #67ed6b61
 def random_conditional(
-    V, # size of the vocabulary
-    n, # length of y
-    S=2, # number of sources x
-    sharp=2., # 0: all sequences alike; larger: few of them carry the mass
-    seed=0, # of the draw
-)->torch.Tensor: # p(w^y | w^x), (S, V, ..., V) float64
+    V,  # size of the vocabulary
+    n,  # length of y
+    S=2,  # number of sources x
+    sharp=2.0,  # 0: all sequences alike; larger: few of them carry the mass
+    seed=0,  # of the draw
+) -> torch.Tensor:  # p(w^y | w^x), (S, V, ..., V) float64
     "A random table of p(w^y | w^x), the truth that the models of this notebook have to represent."
     g = torch.Generator().manual_seed(seed)
-    return (sharp*torch.randn(S, V**n, generator=g, dtype=torch.float64)).softmax(-1).reshape(S, *[V]*n)
+    return (sharp * torch.randn(S, V**n, generator=g, dtype=torch.float64)).softmax(-1).reshape(S, *[V] * n)
 
 # %% ../nbs/13_connections.ipynb #2d101f00
 def _normalise(p):
     "Divide by the sum over the last axis; a row of zeros (a condition that cannot happen) becomes uniform."
     total = p.sum(-1, keepdim=True)
-    return torch.where(total > 0, p/total, 1/p.shape[-1])
+    return torch.where(total > 0, p / total, 1 / p.shape[-1])
+
 
 def ar_factors(
-    joint, # p(w^y | w^x), (S, V, ..., V)
-)->list: # n tables, p(w_{i+1} | w_{1:i}, w^x) with i+1 word axes
+    joint,  # p(w^y | w^x), (S, V, ..., V)
+) -> list:  # n tables, p(w_{i+1} | w_{1:i}, w^x) with i+1 word axes
     "The conditionals that a left-to-right model must learn: the factors of Eq. 4, 18."
-    n = joint.dim()-1
-    return [_normalise(joint.flatten(i+1).sum(-1) if i < n else joint) for i in range(1, n+1)]
+    n = joint.dim() - 1
+    return [_normalise(joint.flatten(i + 1).sum(-1) if i < n else joint) for i in range(1, n + 1)]
 
 # %% ../nbs/13_connections.ipynb #c1e23df1
 def ar_joint(
-    factors, # n tables, the i-th (S, V, ..., V) with i word axes
-)->torch.Tensor: # p_AR(w^y | w^x), (S, V, ..., V)
+    factors,  # n tables, the i-th (S, V, ..., V) with i word axes
+) -> torch.Tensor:  # p_AR(w^y | w^x), (S, V, ..., V)
     "The product of left-to-right conditionals: Eq. 4, 18."
     joint = factors[0]
-    for f in factors[1:]: joint = joint[..., None]*f
+    for f in factors[1:]:
+        joint = joint[..., None] * f
     return joint
 
 # %% ../nbs/13_connections.ipynb #f8e3f14a
 def fully_nar_joint(
-    tokens, # p(w_i | condition), (..., n, V)
-)->torch.Tensor: # p(w^y | condition), (..., V**n)
+    tokens,  # p(w_i | condition), (..., n, V)
+) -> torch.Tensor:  # p(w^y | condition), (..., V**n)
     "Independent tokens: the product over positions of Eq. 5, 19."
     n, V = tokens.shape[-2:]
     return tokens[..., torch.arange(n), sequences(V, n)].prod(-1)
 
 # %% ../nbs/13_connections.ipynb #f0cc2cf8
 def token_conditionals(
-    joint, # p(w^y | w^x), (S, V, ..., V)
-    known=(), # A, the positions that are seen
-)->torch.Tensor: # p(w_i | w_A, w^x), (S, V**n, n, V): for each sequence that is looked at
+    joint,  # p(w^y | w^x), (S, V, ..., V)
+    known=(),  # A, the positions that are seen
+) -> torch.Tensor:  # p(w_i | w_A, w^x), (S, V**n, n, V): for each sequence that is looked at
     "What a perfect network says of every token when it sees those at `known`; these it repeats (the factors of Eq. J3)."
-    n, V = joint.dim()-1, joint.shape[-1]
+    n, V = joint.dim() - 1, joint.shape[-1]
     w, known = sequences(V, n), torch.tensor(known, dtype=torch.long)
     agree = (w[:, None, known] == w[None, :, known]).all(-1)
-    posterior = _normalise(joint.flatten(1)[:, None]*agree)
+    posterior = _normalise(joint.flatten(1)[:, None] * agree)
     return torch.einsum('sab,biv->saiv', posterior, one_hot(w, V).to(joint))
 
 # %% ../nbs/13_connections.ipynb #c46e6c38
 def kl(
-    p, # (S, ...)
-    q, # as many numbers for each source as p
-)->torch.Tensor: # nats, (S,)
+    p,  # (S, ...)
+    q,  # as many numbers for each source as p
+) -> torch.Tensor:  # nats, (S,)
     "KL(p || q) for each source: what the best training leaves between truth and model (Eq. J1)."
     p, q = p.flatten(1), q.flatten(1)
     return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(1)
 
 # %% ../nbs/13_connections.ipynb #a2645ba9
 def total_correlation(
-    joint, # p(w^y | w^x), (S, V, ..., V)
-)->torch.Tensor: # nats, (S,)
+    joint,  # p(w^y | w^x), (S, V, ..., V)
+) -> torch.Tensor:  # nats, (S,)
     "Sum of the tokens' entropies less the entropy of the whole: the least KL of independent tokens (Eq. J2)."
     entropy = lambda p: -torch.special.xlogy(p, p).flatten(1).sum(1)
     return entropy(token_conditionals(joint)[:, 0]) - entropy(joint)
 
 # %% ../nbs/13_connections.ipynb #5712a50f
 def iter_nar_joint(
-    first, # p(w_1 | w^x), (S, V**n)
-    kernels, # K-1 tables p(w_{k+1} | w_k, w^x), (S, V**n, V**n); of independent tokens in Eq. 6, any in Eq. 20
-)->torch.Tensor: # p(w^y | w^x), (S, V**n)
+    first,  # p(w_1 | w^x), (S, V**n)
+    kernels,  # K-1 tables p(w_{k+1} | w_k, w^x), (S, V**n, V**n); of independent tokens in Eq. 6, any in Eq. 20
+) -> torch.Tensor:  # p(w^y | w^x), (S, V**n)
     "Draft after draft, each from the whole draft before it, all but the last summed out: Eq. 6, 20."
     draft = first
-    for kernel in kernels: draft = torch.einsum('sa,sab->sb', draft, kernel)
+    for kernel in kernels:
+        draft = torch.einsum('sa,sab->sb', draft, kernel)
     return draft
 
 # %% ../nbs/13_connections.ipynb #92a1ead7
 def blocks_as_iter_nar(
-    joint, # p(w^y | w^x), (S, V, ..., V)
-    blocks, # K lists of positions, in the order in which they are settled
-)->tuple: # (first, kernels) for `iter_nar_joint`
+    joint,  # p(w^y | w^x), (S, V, ..., V)
+    blocks,  # K lists of positions, in the order in which they are settled
+) -> tuple:  # (first, kernels) for `iter_nar_joint`
     "Rounds that repeat the settled blocks and draw the rest: Eq. 6 as Eq. J3; with blocks of one token it is Eq. 4."
     settled = [sum(blocks[:k], []) for k in range(len(blocks))]
     first, *kernels = [fully_nar_joint(token_conditionals(joint, a)) for a in settled]
@@ -114,73 +117,85 @@ def blocks_as_iter_nar(
 
 # %% ../nbs/13_connections.ipynb #34164b46
 def diffusion_joint(
-    prior, # p(y_T), (G**n,)
-    steps, # p(y_{t-1} | y_t, w^x) for t = T..1, (S, G**n, G**n) each
-    last, # p(w^y | y_0, w^x), (S, G**n, V**n)
-)->torch.Tensor: # p(w^y | w^x), (S, V**n)
+    prior,  # p(y_T), (G**n,)
+    steps,  # p(y_{t-1} | y_t, w^x) for t = T..1, (S, G**n, G**n) each
+    last,  # p(w^y | y_0, w^x), (S, G**n, V**n)
+) -> torch.Tensor:  # p(w^y | w^x), (S, V**n)
     "Vector after vector, then one reading; the vectors summed out: Eq. 7, 21, and Eq. 22 where the tables are products over positions."
     y = prior.expand(len(last), -1)
-    for step in steps: y = torch.einsum('sa,sab->sb', y, step)
+    for step in steps:
+        y = torch.einsum('sa,sab->sb', y, step)
     return torch.einsum('sa,sab->sb', y, last)
 
 # %% ../nbs/13_connections.ipynb #a62830ec
-Chain = namedtuple('Chain', 'prior rounding renoise') # p(y_T); p(w_t | y_t, w^x) for t = 0..T; p(y_t | w_{t+1}) for t = 0..T-1
+Chain = namedtuple(
+    'Chain', 'prior rounding renoise'
+)  # p(y_T); p(w_t | y_t, w^x) for t = 0..T; p(y_t | w_{t+1}) for t = 0..T-1
 
 # %% ../nbs/13_connections.ipynb #bce8a8e1
 def random_chain(
-    V, # words
-    n, # tokens
-    G, # states of a vector
-    T, # steps
-    S=2, # sources
-    seed=0, # of the draw
-)->Chain: # prior (G**n,), rounding T+1 x (S, G**n, V**n), renoise T x (V**n, G**n)
+    V,  # words
+    n,  # tokens
+    G,  # states of a vector
+    T,  # steps
+    S=2,  # sources
+    seed=0,  # of the draw
+) -> Chain:  # prior (G**n,), rounding T+1 x (S, G**n, V**n), renoise T x (V**n, G**n)
     "Random factors of Eq. 8: each a product over positions; rounding reads all vectors, re-noising its own word."
     g = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: (2*torch.randn(*shape, generator=g, dtype=torch.float64)).softmax(-1)
-    rounding = [fully_nar_joint(draw(S, G**n, n, V)) for _ in range(T+1)]
+    draw = lambda *shape: (2 * torch.randn(*shape, generator=g, dtype=torch.float64)).softmax(-1)
+    rounding = [fully_nar_joint(draw(S, G**n, n, V)) for _ in range(T + 1)]
     renoise = [fully_nar_joint(draw(V, G)[sequences(V, n)]) for _ in range(T)]
     return Chain(fully_nar_joint(draw(n, G)), rounding, renoise)
 
 # %% ../nbs/13_connections.ipynb #9db571a3
 def diffuseq_factors(
-    chain, # the three kinds of tables
-    eq=8, # 8 or 9
-)->list: # (names of the axes, table)
+    chain,  # the three kinds of tables
+    eq=8,  # 8 or 9
+) -> list:  # (names of the axes, table)
     "The factors of Eq. 8, 24 or of Eq. 9, 23 in the order of their printing, after p(y_T), which the paper leaves out."
     T = len(chain.renoise)
     rounding = lambda t: (('s', f'y{t}', f'w{t}'), chain.rounding[t])
-    renoise = lambda t: ((f'w{t+1}', f'y{t}'), chain.renoise[t])
+    renoise = lambda t: ((f'w{t + 1}', f'y{t}'), chain.renoise[t])
     prior = ((f'y{T}',), chain.prior)
-    if eq == 8: return [prior, rounding(0)] + [f for t in range(T, 0, -1) for f in (rounding(t), renoise(t-1))]
-    if eq == 9: return [prior, rounding(T)] + [f for t in range(T-1, -1, -1) for f in (renoise(t), rounding(t))]
+    if eq == 8:
+        return [prior, rounding(0)] + [f for t in range(T, 0, -1) for f in (rounding(t), renoise(t - 1))]
+    if eq == 9:
+        return [prior, rounding(T)] + [f for t in range(T - 1, -1, -1) for f in (renoise(t), rounding(t))]
     raise ValueError(f'diffuseq_factors: eq={eq!r}; the paper orders the factors in Eq. 8 and in Eq. 9: choose 8 or 9')
+
 
 def _sum_product(factors, keep):
     "Multiply tables with named axes; sum over every axis that is not in `keep`."
     number = {a: i for i, a in enumerate(dict.fromkeys(a for axes, _ in factors for a in axes))}
-    return torch.einsum(*[x for axes, table in factors for x in (table, [number[a] for a in axes])], [number[a] for a in keep])
+    return torch.einsum(
+        *[x for axes, table in factors for x in (table, [number[a] for a in axes])], [number[a] for a in keep]
+    )
 
 # %% ../nbs/13_connections.ipynb #6b5f7fc6
 def diffuseq_joint(
-    chain, # the three kinds of tables
-    eq=26, # 8, 9, 25 or 26: where the sums stand
-)->torch.Tensor: # p(w^y | w^x), (S, V**n)
+    chain,  # the three kinds of tables
+    eq=26,  # 8, 9, 25 or 26: where the sums stand
+) -> torch.Tensor:  # p(w^y | w^x), (S, V**n)
     "p_DiffuSeq(w^y | w^x), summed as Eq. 8, 24, as Eq. 9, 23, as Eq. 25 or as Eq. 26 is printed."
-    T = len(chain.renoise); y, w = ([f'{a}{t}' for t in range(T, -1, -1)] for a in 'yw')
+    T = len(chain.renoise)
+    y, w = ([f'{a}{t}' for t in range(T, -1, -1)] for a in 'yw')
     if eq in (8, 9):
         paths = _sum_product(diffuseq_factors(chain, eq), ['s', 'w0', *y, *w[:T]])
         return paths.flatten(2).sum(-1)
     prior, final, *steps = diffuseq_factors(chain, 8)
-    if eq == 25: inner = [(('s', *y), _sum_product(steps, ['s', *y]))]
-    elif eq == 26: inner = [(axes := ('s', y[i], y[i+1]), _sum_product(steps[2*i:2*i+2], axes)) for i in range(T)]
-    else: raise ValueError(f'diffuseq_joint: eq={eq!r}; choose 8, 9, 25 or 26')
+    if eq == 25:
+        inner = [(('s', *y), _sum_product(steps, ['s', *y]))]
+    elif eq == 26:
+        inner = [(axes := ('s', y[i], y[i + 1]), _sum_product(steps[2 * i : 2 * i + 2], axes)) for i in range(T)]
+    else:
+        raise ValueError(f'diffuseq_joint: eq={eq!r}; choose 8, 9, 25 or 26')
     return _sum_product([prior, final, *inner], ['s', 'w0'])
 
 # %% ../nbs/13_connections.ipynb #8513bcc2
 def to_iter_nar(
-    chain, # the three kinds of tables
-)->tuple: # (first (S, V**n), T kernels (S, V**n, V**n)) for `iter_nar_joint`
+    chain,  # the three kinds of tables
+) -> tuple:  # (first (S, V**n), T kernels (S, V**n, V**n)) for `iter_nar_joint`
     "Sum the vectors out of DiffuSeq: the first draft and the rounds of Eq. 20 (Eq. C1)."
     first = torch.einsum('y,syw->sw', chain.prior, chain.rounding[-1])
     pairs = zip(chain.renoise[::-1], chain.rounding[-2::-1])
@@ -188,38 +203,45 @@ def to_iter_nar(
 
 # %% ../nbs/13_connections.ipynb #7453aef9
 def to_diffusion(
-    chain, # the three kinds of tables
-)->tuple: # (p(y_T), T steps (S, G**n, G**n), reading (S, G**n, V**n)) for `diffusion_joint`
+    chain,  # the three kinds of tables
+) -> tuple:  # (p(y_T), T steps (S, G**n, G**n), reading (S, G**n, V**n)) for `diffusion_joint`
     "Sum the words out of DiffuSeq: the steps of Eq. 7 (Eq. C2)."
     pairs = zip(chain.rounding[::-1], chain.renoise[::-1])
-    return chain.prior, [torch.einsum('saw,wb->sab', rounding, renoise) for rounding, renoise in pairs], chain.rounding[0]
+    return (
+        chain.prior,
+        [torch.einsum('saw,wb->sab', rounding, renoise) for rounding, renoise in pairs],
+        chain.rounding[0],
+    )
 
 # %% ../nbs/13_connections.ipynb #d911a896
 def exact_denoiser(
-    joint, # p(w^y | w^x), (S, V, ..., V)
-    table, # embeddings, rows distinct, (V, d) float64
-): # denoise(z (B, n, d), alpha_bar (B, n), s (B,) the source's number) -> p(w_i | z, w^x), (B, n, V)
+    joint,  # p(w^y | w^x), (S, V, ..., V)
+    table,  # embeddings, rows distinct, (V, d) float64
+):  # denoise(z (B, n, d), alpha_bar (B, n), s (B,) the source's number) -> p(w_i | z, w^x), (B, n, V)
     "The perfect denoiser of a toy: Bayes' rule over whole sequences, each token at a noise level of its own (Eq. J5)."
-    n, V = joint.dim()-1, joint.shape[-1]
+    n, V = joint.dim() - 1, joint.shape[-1]
     w = sequences(V, n)
+
     def denoise(z, alpha_bar, s):
         a = alpha_bar[:, None]
-        square = ((z[:, None] - a[..., None]**.5*table[w])**2).sum(-1)
-        log_q = torch.where(a < 1, -square/(2*(1-a)), torch.where(square > 0, -torch.inf, 0.))
+        square = ((z[:, None] - a[..., None] ** 0.5 * table[w]) ** 2).sum(-1)
+        log_q = torch.where(a < 1, -square / (2 * (1 - a)), torch.where(square > 0, -torch.inf, 0.0))
         posterior = (joint.flatten(1)[s].log() + log_q.sum(-1)).softmax(-1)
         return torch.einsum('bw,wiv->biv', posterior, one_hot(w, V).to(posterior))
+
     return denoise
 
 # %% ../nbs/13_connections.ipynb #d0c856a8
 def order_log_prob(
-    predict, # (ids (B, n), hidden (B, n) bool) -> log p(w_i | the ids that are not hidden), (B, n, V)
-    ids, # w^y, (B, n) int64
-    blocks, # lists of positions, in the order in which they are settled
-)->torch.Tensor: # log p(w^y | w^x) in nats, (B,)
+    predict,  # (ids (B, n), hidden (B, n) bool) -> log p(w_i | the ids that are not hidden), (B, n, V)
+    ids,  # w^y, (B, n) int64
+    blocks,  # lists of positions, in the order in which they are settled
+) -> torch.Tensor:  # log p(w^y | w^x) in nats, (B,)
     "The exact log-probability of drawing `ids` block after block (Eq. J7). Hidden ids reach `predict` as 0. Raises ValueError unless the blocks hold each position once."
     n = ids.shape[1]
-    if sorted(i for b in blocks for i in b) != list(range(n)): raise ValueError(f'order_log_prob: blocks {blocks} must hold each of the positions 0..{n-1} once')
-    total, hidden = 0., torch.ones_like(ids, dtype=torch.bool)
+    if sorted(i for b in blocks for i in b) != list(range(n)):
+        raise ValueError(f'order_log_prob: blocks {blocks} must hold each of the positions 0..{n - 1} once')
+    total, hidden = 0.0, torch.ones_like(ids, dtype=torch.bool)
     for b in blocks:
         log_p = predict(ids.masked_fill(hidden, 0), hidden).gather(-1, ids[..., None])[..., 0]
         total = total + log_p[:, b].sum(-1)
@@ -230,36 +252,42 @@ def order_log_prob(
 from .sampling import fill_in
 from .training import evaluating
 
+
 def taught_log_prob(
-    predict, # (ids (B, n), hidden (B, n) bool, asked (B, n) bool) -> word probabilities at the K asked places, in reading order, (K, V)
-    ids, # w^y, (B, n)
-    valid, # True on the places of each target, bool (B, n)
-    order='left', # 'left' or 'surest'
-    steps=20, # of 'surest': calls of the network
-)->torch.Tensor: # log p in nats, (B,) float64
+    predict,  # (ids (B, n), hidden (B, n) bool, asked (B, n) bool) -> word probabilities at the K asked places, in reading order, (K, V)
+    ids,  # w^y, (B, n)
+    valid,  # True on the places of each target, bool (B, n)
+    order='left',  # 'left' or 'surest'
+    steps=20,  # of 'surest': calls of the network
+) -> torch.Tensor:  # log p in nats, (B,) float64
     "log of the probability that `fill_in` writes `ids` if every word is drawn at temperature 1, without the cooling of surest first (Eq. J9, without the length)."
     total, now = torch.zeros(len(ids), dtype=torch.float64, device=ids.device), {}
+
     def teach(settled, hidden, asked):
         p, w = predict(settled, hidden, asked).double(), ids[asked]
-        log_p = (p.gather(-1, w[:, None])[:, 0]/p.sum(-1)).log()
+        log_p = (p.gather(-1, w[:, None])[:, 0] / p.sum(-1)).log()
         now.update(hidden=hidden, log_p=log_p.new_zeros(hidden.shape).masked_scatter(asked, log_p))
-        return p.amax(-1, keepdim=True)*one_hot(w, p.shape[-1])
-    def note(settled, hidden, words): total.add_(now['log_p'].masked_fill(hidden | ~now['hidden'], 0.).sum(1))
+        return p.amax(-1, keepdim=True) * one_hot(w, p.shape[-1])
+
+    def note(settled, hidden, words):
+        total.add_(now['log_p'].masked_fill(hidden | ~now['hidden'], 0.0).sum(1))
+
     fill_in(teach, valid, order, steps, callback=note)
     return total
 
 # %% ../nbs/13_connections.ipynb #9be2b9b2
 def model_log_prob(
-    model, # a DiffuSeq of the `fast` recipe
-    sources, targets, # lists of strings
-    order='left', # 'left' or 'surest'
-    steps=20, # of 'surest'
-    batch_size=64, # pairs at once
-)->dict: # (B,) float64 each: log_prob and, of it, length, in nats; tokens, the end among them; bits_per_token
+    model,  # a DiffuSeq of the `fast` recipe
+    sources,
+    targets,  # lists of strings
+    order='left',  # 'left' or 'surest'
+    steps=20,  # of 'surest'
+    batch_size=64,  # pairs at once
+) -> dict:  # (B,) float64 each: log_prob and, of it, length, in nats; tokens, the end among them; bits_per_token
     "Exact log p(w^y | w^x) of a trained network that settles its words in an order, the length included (Eq. J9)."
     rows, out = model._encoded(sources, targets), []
     with evaluating(model):
-        for part in (rows[i:i+batch_size] for i in range(0, len(rows), batch_size)):
+        for part in (rows[i : i + batch_size] for i in range(0, len(rows), batch_size)):
             n = torch.tensor([len(r['trg_ids']) for r in part], device=model.device)
             valid = torch.arange(int(n.max()), device=n.device) < n[:, None]
             ids = torch.nn.utils.rnn.pad_sequence([n.new_tensor(r['trg_ids']) for r in part], batch_first=True)
@@ -269,4 +297,4 @@ def model_log_prob(
             length = length.gather(1, n[:, None])[:, 0]
             out.append(torch.stack([words + length, length, n.double()]))
     log_prob, length, tokens = torch.cat(out, 1)
-    return dict(log_prob=log_prob, length=length, tokens=tokens, bits_per_token=-log_prob/tokens/math.log(2))
+    return dict(log_prob=log_prob, length=length, tokens=tokens, bits_per_token=-log_prob / tokens / math.log(2))

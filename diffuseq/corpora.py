@@ -16,137 +16,200 @@ from importlib.resources import files
 # %% ../nbs/00_corpora.ipynb #6ea46434
 WORD = re.compile(r'\w+|[^\w\s]')
 
-def normalize_text(s:str)->str:
+
+def normalize_text(s: str) -> str:
     "`s` in lower case, words and single punctuation marks joined by one blank."
     return ' '.join(WORD.findall(s.lower()))
 
-def normalize_texts(texts:list)->list: # as many
+
+def normalize_texts(texts: list) -> list:  # as many
     "`normalize_text` of each text; where one is a list of texts (references, candidates), of each of them."
     return [normalize_text(t) if isinstance(t, str) else normalize_texts(t) for t in texts]
 
 # %% ../nbs/00_corpora.ipynb #7049fe86
-def raw_verses(version:str # 'web', 'kjv', 'asv' or 'bbe'
-              )->dict: # {book*10**6 + chapter*10**3 + verse: text}, as the package has it
+def raw_verses(
+    version: str,  # 'web', 'kjv', 'asv' or 'bbe'
+) -> dict:  # {book*10**6 + chapter*10**3 + verse: text}, as the package has it
     "The verses of a `pythonbible` edition, uncorrected. Raises ModuleNotFoundError or ValueError if the package is absent or another one."
-    try: bible = import_module(f'pythonbible_{version}.plain_text_readers_bible').bible
-    except ModuleNotFoundError as e: raise ModuleNotFoundError(f'the {version} Bible is not installed: pip install pythonbible-{version}==0.0.2') from e
+    try:
+        bible = import_module(f'pythonbible_{version}.plain_text_readers_bible').bible
+    except ModuleNotFoundError as e:
+        raise ModuleNotFoundError(
+            f'the {version} Bible is not installed: pip install pythonbible-{version}==0.0.2'
+        ) from e
     text, ends = bible.scripture_content, bible.verse_end_indices
-    if version == 'bbe': text = text.replace('\\', '\\\\')
-    if len(text) != max(ends.values()): raise ValueError(f'pythonbible-{version}: {len(text)} characters where its offsets need {max(ends.values())}; this loader knows version 0.0.2: pip install pythonbible-{version}==0.0.2')
-    return {k: text[i:ends[k]] for k, i in bible.verse_start_indices.items()}
+    if version == 'bbe':
+        text = text.replace('\\', '\\\\')
+    if len(text) != max(ends.values()):
+        raise ValueError(
+            f'pythonbible-{version}: {len(text)} characters where its offsets need {max(ends.values())}; this loader knows version 0.0.2: pip install pythonbible-{version}==0.0.2'
+        )
+    return {k: text[i : ends[k]] for k, i in bible.verse_start_indices.items()}
 
 # %% ../nbs/00_corpora.ipynb #8e9c7575
 MARK = re.compile(r'\s*\\\\(\d+):(\d+)\\\\')
-MOVED = dict(bbe=[(23066001, 23067024, -1000), (43001040, 43001052, -1)], web=[(45014024, 45014026, 2001)]) # from, to, shift
+MOVED = dict(
+    bbe=[(23066001, 23067024, -1000), (43001040, 43001052, -1)], web=[(45014024, 45014026, 2001)]
+)  # from, to, shift
 
-def true_place(key:int, text:str, moved=()):
+
+def true_place(key: int, text: str, moved=()):
     "The number under which English Bibles print this verse, and its text without the mark."
     mark = MARK.match(text)
-    if mark: return key//10**6*10**6 + int(mark[1])*1000 + int(mark[2]), text[mark.end():]
+    if mark:
+        return key // 10**6 * 10**6 + int(mark[1]) * 1000 + int(mark[2]), text[mark.end() :]
     return key + sum(shift for a, b, shift in moved if a <= key <= b), text
 
 # %% ../nbs/00_corpora.ipynb #f7c84551
 NO_WORDS = re.compile(r'\W*|.*\bverses (inserted|content detected) by amos\b.*', re.S)
 
-def renumber(raw:dict, version:str)->tuple: # ({true number: text}, Counter of what was done)
+
+def renumber(raw: dict, version: str) -> tuple:  # ({true number: text}, Counter of what was done)
     "Put every verse in its place; drop those without words; join halves; let a psalm's first verse replace its title."
     out, n = {}, Counter()
     for key, text in raw.items():
         place, words = true_place(key, text, MOVED.get(version, ()))
-        n['carry a mark'] += words != text; n['in the wrong place'] += place != key
-        if NO_WORDS.fullmatch(words): n['without words, dropped'] += 1; continue
-        if version == 'bbe' and re.search(r'\*\*\*|\.\.\.', words): n['words lost, dropped'] += 1; continue
-        if place in out and place//10**6 == 19: n['psalm title, dropped'] += 1
-        elif place in out: words = out[place] + ' ' + words; n['half a verse, joined'] += 1
+        n['carry a mark'] += words != text
+        n['in the wrong place'] += place != key
+        if NO_WORDS.fullmatch(words):
+            n['without words, dropped'] += 1
+            continue
+        if version == 'bbe' and re.search(r'\*\*\*|\.\.\.', words):
+            n['words lost, dropped'] += 1
+            continue
+        if place in out and place // 10**6 == 19:
+            n['psalm title, dropped'] += 1
+        elif place in out:
+            words = out[place] + ' ' + words
+            n['half a verse, joined'] += 1
         out[place] = words
     return out, n
 
 # %% ../nbs/00_corpora.ipynb #f9b954c1
-_psalm, _psalm_119 = (lambda k: k//10**6 in (18, 19)), (lambda k: k//1000 == 19119)
-HEADINGS = dict( # what it is, where it can be, how it looks
-    web=[('title after the verse', _psalm, r'\s{2,}(BOOK [IV]+|Psalm \d+)\b.*$'), ('Hebrew letter', _psalm_119, r'\s{2,}[A-Z]{3,}( AND [A-Z]+)?$'),
-         ('speaker', lambda k: k//10**6 == 22, r'\s{2,}(Beloved|Lover|Friends)(?=\s{2,}|$)')],
-    bbe=[('title before the verse', lambda k: k//10**6 == 19 and k%1000 == 1, r'^\s*((To the chief|For the chief|A Psalm|A Song|A Prayer|Michtam|Maschil|Of David|Of Solomon|Of Asaph|Of the sons)[^.]*\.\s)+'),
-         ('Hebrew letter', _psalm_119, r'^\s*[A-Z]{2,}\s')])
+_psalm, _psalm_119 = (lambda k: k // 10**6 in (18, 19)), (lambda k: k // 1000 == 19119)
+HEADINGS = dict(  # what it is, where it can be, how it looks
+    web=[
+        ('title after the verse', _psalm, r'\s{2,}(BOOK [IV]+|Psalm \d+)\b.*$'),
+        ('Hebrew letter', _psalm_119, r'\s{2,}[A-Z]{3,}( AND [A-Z]+)?$'),
+        ('speaker', lambda k: k // 10**6 == 22, r'\s{2,}(Beloved|Lover|Friends)(?=\s{2,}|$)'),
+    ],
+    bbe=[
+        (
+            'title before the verse',
+            lambda k: k // 10**6 == 19 and k % 1000 == 1,
+            r'^\s*((To the chief|For the chief|A Psalm|A Song|A Prayer|Michtam|Maschil|Of David|Of Solomon|Of Asaph|Of the sons)[^.]*\.\s)+',
+        ),
+        ('Hebrew letter', _psalm_119, r'^\s*[A-Z]{2,}\s'),
+    ],
+)
 
-def strip_headings(key:int, text:str, version:str)->tuple: # (text, list of the kinds that were removed)
+
+def strip_headings(key: int, text: str, version: str) -> tuple:  # (text, list of the kinds that were removed)
     "`text` without what an editor put around the verse."
     found = []
     for kind, here, pattern in HEADINGS.get(version, ()):
-        if here(key) and re.search(pattern, text, re.S): found.append(kind); text = re.sub(pattern, '', text, flags=re.S)
+        if here(key) and re.search(pattern, text, re.S):
+            found.append(kind)
+            text = re.sub(pattern, '', text, flags=re.S)
     return text, found
 
 # %% ../nbs/00_corpora.ipynb #8ada85d6
-def clean_characters(text:str)->str:
+def clean_characters(text: str) -> str:
     "Plain apostrophes; no brackets, no backslashes; single blanks."
     text = re.sub(r'(?<=[\w.,;:!?])\[', ' ', text)
     return ' '.join(re.sub(r'[\[\]\\]', '', text).replace('`', "'").replace('’', "'").split())
 
-def bible_verses(version:str)->tuple: # ({number: text}, Counter of repairs)
+
+def bible_verses(version: str) -> tuple:  # ({number: text}, Counter of repairs)
     "The verses of one translation ('web', 'kjv', 'asv', 'bbe'), each in its place, clean."
-    verses, n = renumber(raw_verses(version), version); out = {}
+    verses, n = renumber(raw_verses(version), version)
+    out = {}
     for key, text in verses.items():
-        text, kinds = strip_headings(key, text, version); n.update(kinds)
-        for mark, kind in (('`', 'backtick'), ('’', 'curled apostrophe'), ('[', 'bracket'), ('\\', 'stray backslash')): n[kind] += mark in text
+        text, kinds = strip_headings(key, text, version)
+        n.update(kinds)
+        for mark, kind in (('`', 'backtick'), ('’', 'curled apostrophe'), ('[', 'bracket'), ('\\', 'stray backslash')):
+            n[kind] += mark in text
         out[key] = clean_characters(text)
     return out, n
 
 # %% ../nbs/00_corpora.ipynb #f1f34d97
-def split_of(group:str # whatever must not be torn apart: a chapter, a conversation
-            )->str: # 'train', 'valid' or 'test'
+def split_of(
+    group: str,  # whatever must not be torn apart: a chapter, a conversation
+) -> str:  # 'train', 'valid' or 'test'
     "The split of a group, about 90/5/5, the same on every machine."
     box = int(hashlib.sha256(group.encode()).hexdigest(), 16) % 100
     return 'train' if box < 90 else 'valid' if box < 95 else 'test'
 
 # %% ../nbs/00_corpora.ipynb #d09a4cff
-def divide(pairs, # iterable of (group, src, trg, serves): serves 'all', 'train' (never held out) or 'guard' (only counts as seen)
-          )->tuple: # ({'train': [(src, trg)], 'valid': ..., 'test': ...}, Counter of what was dropped)
+def divide(
+    pairs,  # iterable of (group, src, trg, serves): serves 'all', 'train' (never held out) or 'guard' (only counts as seen)
+) -> tuple:  # ({'train': [(src, trg)], 'valid': ..., 'test': ...}, Counter of what was dropped)
     "Deal pairs out by group; held-out pairs share no sentence with an earlier split; equal sides are dropped."
-    rows, n, seen = {'train': [], 'valid': [], 'test': []}, Counter(), set(); held = {'valid': [], 'test': []}
+    rows, n, seen = {'train': [], 'valid': [], 'test': []}, Counter(), set()
+    held = {'valid': [], 'test': []}
     for group, src, trg, serves in pairs:
-        a, b = normalize_text(src), normalize_text(trg); split = split_of(group)
-        if not a or not b: n['a side without words'] += 1
-        elif a == b: n['equal sides'] += serves != 'guard'
+        a, b = normalize_text(src), normalize_text(trg)
+        split = split_of(group)
+        if not a or not b:
+            n['a side without words'] += 1
+        elif a == b:
+            n['equal sides'] += serves != 'guard'
         elif split == 'train':
             seen |= {a, b}
-            if serves != 'guard': rows['train'].append((src, trg))
-        elif serves == 'all': held[split].append((a, b, src, trg))
+            if serves != 'guard':
+                rows['train'].append((src, trg))
+        elif serves == 'all':
+            held[split].append((a, b, src, trg))
     for split in ('valid', 'test'):
         for a, b, src, trg in held[split]:
-            if a in seen or b in seen: n[f'{split}: a side occurs in an earlier split'] += 1
-            else: rows[split].append((src, trg))
+            if a in seen or b in seen:
+                n[f'{split}: a side occurs in an earlier split'] += 1
+            else:
+                rows[split].append((src, trg))
         seen.update(s for row in held[split] for s in row[:2])
     return rows, n
 
 # %% ../nbs/00_corpora.ipynb #6bcb50cd
-def bible_splits(target:str, # version of y
-                 sources:list, # versions of x; only the first is held out
-                 guard=(), # versions that count as seen in the training chapters
-                )->tuple: # ({split: [(src, trg)]}, report dict)
+def bible_splits(
+    target: str,  # version of y
+    sources: list,  # versions of x; only the first is held out
+    guard=(),  # versions that count as seen in the training chapters
+) -> tuple:  # ({split: [(src, trg)]}, report dict)
     "Verse pairs of one target and one or more sources, divided by chapter."
     versions = list(dict.fromkeys([*sources, *guard]))
     loaded = {v: bible_verses(v) for v in [target, *versions]}
     verses, y = {v: b for v, (b, _) in loaded.items()}, loaded[target][0]
     serves = {v: 'all' if v == sources[0] else 'train' if v in sources else 'guard' for v in versions}
-    rows, dropped = divide((str(k//1000), verses[v][k], y[k], serves[v]) for v in versions for k in y if k in verses[v])
-    return rows, dict(repairs={v: {k: c for k, c in n.items() if c} for v, (_, n) in loaded.items()}, dropped=dict(dropped))
+    rows, dropped = divide(
+        (str(k // 1000), verses[v][k], y[k], serves[v]) for v in versions for k in y if k in verses[v]
+    )
+    return rows, dict(
+        repairs={v: {k: c for k, c in n.items() if c} for v, (_, n) in loaded.items()}, dropped=dict(dropped)
+    )
 
 # %% ../nbs/00_corpora.ipynb #d9373af4
 ADDRESS = re.compile(r'https?:|www\.|\S@\S+\.\w|(?<!\S)@\w|\.(?:com|org|net|edu|gov|io)\b|\d[\d ().-]{6,}\d', re.I)
 
-def chat_splits(max_words:int=48 # on either side
-               )->tuple: # ({split: [(src, trg)]}, report dict)
+
+def chat_splits(
+    max_words: int = 48,  # on either side
+) -> tuple:  # ({split: [(src, trg)]}, report dict)
     "A turn and the turn that follows it, divided by conversation. Raises ModuleNotFoundError if the package is absent."
-    try: path = files('chitchat_dataset')/'dataset.json'
-    except ModuleNotFoundError as e: raise ModuleNotFoundError('the conversations are not installed: pip install chitchat-dataset==0.9.0') from e
+    try:
+        path = files('chitchat_dataset') / 'dataset.json'
+    except ModuleNotFoundError as e:
+        raise ModuleNotFoundError('the conversations are not installed: pip install chitchat-dataset==0.9.0') from e
     kept, n = [], Counter()
     for name, talk in json.loads(path.read_text('utf-8')).items():
         turns = [' '.join(' '.join(m['text'] for m in turn).split()) for turn in talk['messages']]
         found, length = [bool(ADDRESS.search(t)) for t in turns], [len(WORD.findall(t)) for t in turns]
-        for i in range(len(turns)-1):
+        for i in range(len(turns) - 1):
             n['pairs'] += 1
-            if found[i] or found[i+1]: n['an address or a number'] += 1
-            elif max(length[i:i+2]) > max_words: n[f'over {max_words} words'] += 1
-            else: kept.append((name, turns[i], turns[i+1], 'all'))
+            if found[i] or found[i + 1]:
+                n['an address or a number'] += 1
+            elif max(length[i : i + 2]) > max_words:
+                n[f'over {max_words} words'] += 1
+            else:
+                kept.append((name, turns[i], turns[i + 1], 'all'))
     rows, dropped = divide(kept)
     return rows, dict(pairs=n.pop('pairs'), dropped=dict(n + dropped))

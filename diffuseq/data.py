@@ -20,106 +20,197 @@ SPLITS = ('train', 'valid', 'test')
 log = logging.getLogger('diffuseq')
 
 # %% ../nbs/00_data.ipynb #ebbcbce0
-def data_folder()->Path:
+def data_folder() -> Path:
     "The folder of the cards and tables: data/ of a checkout, `_data/` of an installed package."
     package = Path(find_spec('diffuseq').origin).parent
-    return package.parent/'data' if (package.parent/'settings.ini').is_file() else package/'_data'
+    return package.parent / 'data' if (package.parent / 'settings.ini').is_file() else package / '_data'
 
-def task_names()->list: "The tasks that have a card."; return sorted(p.stem for p in data_folder().glob('*.yaml'))
+
+def task_names() -> list:
+    "The tasks that have a card."
+    return sorted(p.stem for p in data_folder().glob('*.yaml'))
 
 # %% ../nbs/00_data.ipynb #857e439f
-CARD = dict(title=str, paper_task=str, kind=str, about=str, licence=str, cite=str, where=str, window=int, pairs=dict, # for everybody
-            target=str, sources=list, guard=list, # kind 'bible': versions of y, of x, and those that only count as seen
-            hub_id=str, hub_config=str, data_files=dict, src_column=str, trg_column=str, refs_column=str, streaming=bool) # kind 'files': a source for datasets.load_dataset
+CARD = dict(
+    title=str,
+    paper_task=str,
+    kind=str,
+    about=str,
+    licence=str,
+    cite=str,
+    where=str,
+    window=int,
+    pairs=dict,  # for everybody
+    target=str,
+    sources=list,
+    guard=list,  # kind 'bible': versions of y, of x, and those that only count as seen
+    hub_id=str,
+    hub_config=str,
+    data_files=dict,
+    src_column=str,
+    trg_column=str,
+    refs_column=str,
+    streaming=bool,
+)  # kind 'files': a source for datasets.load_dataset
 
-def load_card(name:str # a task's name, or the path of a card
-             )->dict:
+
+def load_card(
+    name: str,  # a task's name, or the path of a card
+) -> dict:
     "What is known of a task. Raises ValueError for an unknown task or a card that makes no sense."
-    path = data_folder()/f'{name}.yaml' if name in task_names() else Path(name)
+    path = data_folder() / f'{name}.yaml' if name in task_names() else Path(name)
     if path.suffix != '.yaml' or not path.is_file():
-        raise ValueError(f'unknown task {name!r}: neither a card ({", ".join(task_names())}), nor a folder that exists, nor a card of your own (a .yaml file; see data/README.md)')
-    try: card = yaml.safe_load(path.read_text('utf-8'))
-    except (yaml.YAMLError, UnicodeDecodeError) as e: raise ValueError(f'{path}: not valid YAML ({e})') from e
+        raise ValueError(
+            f'unknown task {name!r}: neither a card ({", ".join(task_names())}), nor a folder that exists, nor a card of your own (a .yaml file; see data/README.md)'
+        )
+    try:
+        card = yaml.safe_load(path.read_text('utf-8'))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ValueError(f'{path}: not valid YAML ({e})') from e
     card = {k: v for k, v in card.items() if v is not None} if isinstance(card, dict) else {}
-    wrong = [f'{k} (unknown)' if k not in CARD else f'{k} (expected {CARD[k].__name__})' for k, v in card.items() if type(v) is not CARD.get(k)]
-    if wrong or card.get('kind') not in ('bible', 'chat', 'files'): raise ValueError(f'{path}: {", ".join(wrong) or "kind must be bible, chat or files"}; the fields of a card are {", ".join(CARD)}')
-    if card['kind'] == 'bible' and not (card.get('target') and card.get('sources')): raise ValueError(f'{path}: kind bible needs a target (the version that is y) and at least one of sources (versions that are x)')
+    wrong = [
+        f'{k} (unknown)' if k not in CARD else f'{k} (expected {CARD[k].__name__})'
+        for k, v in card.items()
+        if type(v) is not CARD.get(k)
+    ]
+    if wrong or card.get('kind') not in ('bible', 'chat', 'files'):
+        raise ValueError(
+            f'{path}: {", ".join(wrong) or "kind must be bible, chat or files"}; the fields of a card are {", ".join(CARD)}'
+        )
+    if card['kind'] == 'bible' and not (card.get('target') and card.get('sources')):
+        raise ValueError(
+            f'{path}: kind bible needs a target (the version that is y) and at least one of sources (versions that are x)'
+        )
     return dict(card, name=path.stem)
 
 # %% ../nbs/00_data.ipynb #78bf1e3a
 FORBIDDEN = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]')
 
+
 def _text(row, field, where):
     "The string in `field`, without blanks around it, or a ValueError that says what is wrong."
-    if field not in row: raise ValueError(f'{where}: no field {field!r}, only {", ".join(map(repr, row)) or "nothing"}; expected {{"src": "...", "trg": "..."}}. Rename the field, or name it in a card (src_column, trg_column)')
+    if field not in row:
+        raise ValueError(
+            f'{where}: no field {field!r}, only {", ".join(map(repr, row)) or "nothing"}; expected {{"src": "...", "trg": "..."}}. Rename the field, or name it in a card (src_column, trg_column)'
+        )
     s = row[field]
-    if not isinstance(s, str): raise ValueError(f'{where}: {field!r} is {type(s).__name__}, expected a string; mend or delete the pair')
-    if bad := FORBIDDEN.search(s): raise ValueError(f'{where}: {field!r} holds the character U+{ord(bad[0]):04X} at place {bad.start()+1}, expected text; delete the character, or convert the file anew')
+    if not isinstance(s, str):
+        raise ValueError(f'{where}: {field!r} is {type(s).__name__}, expected a string; mend or delete the pair')
+    if bad := FORBIDDEN.search(s):
+        raise ValueError(
+            f'{where}: {field!r} holds the character U+{ord(bad[0]):04X} at place {bad.start() + 1}, expected text; delete the character, or convert the file anew'
+        )
     return s.replace('\x7f', '').strip()
 
-def check_pair(row, where:str, src='src', trg='trg', refs='refs')->dict:
+
+def check_pair(row, where: str, src='src', trg='trg', refs='refs') -> dict:
     "`row` as {src, trg, refs}; None if a side is empty. Raises ValueError naming `where` (file and line), the expectation and the remedy."
-    if not isinstance(row, dict): raise ValueError(f'{where}: expected an object {{"src": "...", "trg": "..."}}, found {type(row).__name__}; write one pair a line')
+    if not isinstance(row, dict):
+        raise ValueError(
+            f'{where}: expected an object {{"src": "...", "trg": "..."}}, found {type(row).__name__}; write one pair a line'
+        )
     x, y, more = _text(row, src, where), _text(row, trg, where), row.get(refs)
-    if more is not None and not (isinstance(more, (list, tuple)) and more): raise ValueError(f'{where}: {refs!r} must be a list of at least one string; mend it, or leave the field out')
+    if more is not None and not (isinstance(more, (list, tuple)) and more):
+        raise ValueError(f'{where}: {refs!r} must be a list of at least one string; mend it, or leave the field out')
     more = more and [r for r in (_text({refs: m}, refs, where) for m in more) if r]
     return dict(src=x, trg=y, refs=more or None) if x and y else None
 
 # %% ../nbs/00_data.ipynb #3795640a
-def read_jsonl(path, src='src', trg='trg', refs='refs', skipped:list=None # receives the numbers of lines that have an empty side
-              ):
+def read_jsonl(
+    path,
+    src='src',
+    trg='trg',
+    refs='refs',
+    skipped: list = None,  # receives the numbers of lines that have an empty side
+):
     "Yield the pairs of a file of JSON lines as {src, trg, refs}, holding one line at a time. Raises ValueError naming file, line and remedy."
     with open(path, 'rb') as f:
         for i, line in enumerate(f, 1):
             where = f'{path}, line {i}'
-            if i == 1: line = line.removeprefix(b'\xef\xbb\xbf')
-            if not line.strip(): continue
-            try: row = json.loads(line.decode('utf-8'))
-            except UnicodeDecodeError as e: raise ValueError(f'{where}: byte {e.start+1} is not UTF-8; convert the file, for instance with: iconv -f CP1252 -t UTF-8') from e
-            except ValueError as e: raise ValueError(f'{where}: not JSON ({e}); expected {{"src": "...", "trg": "..."}}' + ('. This looks like one JSON list: write each element on a line of its own, without commas between' if i == 1 and line.lstrip()[:1] == b'[' else '; mend or delete the line')) from e
+            if i == 1:
+                line = line.removeprefix(b'\xef\xbb\xbf')
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode('utf-8'))
+            except UnicodeDecodeError as e:
+                raise ValueError(
+                    f'{where}: byte {e.start + 1} is not UTF-8; convert the file, for instance with: iconv -f CP1252 -t UTF-8'
+                ) from e
+            except ValueError as e:
+                raise ValueError(
+                    f'{where}: not JSON ({e}); expected {{"src": "...", "trg": "..."}}'
+                    + (
+                        '. This looks like one JSON list: write each element on a line of its own, without commas between'
+                        if i == 1 and line.lstrip()[:1] == b'['
+                        else '; mend or delete the line'
+                    )
+                ) from e
             pair = check_pair(row, where, src, trg, refs)
-            if pair: yield pair
-            elif skipped is not None: skipped.append(i)
+            if pair:
+                yield pair
+            elif skipped is not None:
+                skipped.append(i)
 
 # %% ../nbs/00_data.ipynb #2ef01568
-def cache_folder()->Path:
+def cache_folder() -> Path:
     "$DIFFUSEQ_CACHE, or diffuseq in the user's cache folder."
-    return Path(os.environ.get('DIFFUSEQ_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'diffuseq')
+    return Path(
+        os.environ.get('DIFFUSEQ_CACHE')
+        or Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'diffuseq'
+    )
 
-def cached(label:str, # what was read
-           stamp, # changes when it does
-           make, # make(folder) fills a folder
-          )->Path:
+
+def cached(
+    label: str,  # what was read
+    stamp,  # changes when it does
+    make,  # make(folder) fills a folder
+) -> Path:
     "The folder that `make` filled for this stamp: made now, whole or not at all, if it is not there; older stamps of the label are removed. Raises OSError naming the folder."
-    folder = cache_folder()/label/hashlib.sha256(repr(stamp).encode()).hexdigest()[:16]
-    if folder.is_dir(): return folder
+    folder = cache_folder() / label / hashlib.sha256(repr(stamp).encode()).hexdigest()[:16]
+    if folder.is_dir():
+        return folder
     tmp = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        tmp = tempfile.mkdtemp(dir=folder.parent, prefix='.'); make(Path(tmp))
-        if not folder.is_dir(): os.rename(tmp, folder)
+        tmp = tempfile.mkdtemp(dir=folder.parent, prefix='.')
+        make(Path(tmp))
+        if not folder.is_dir():
+            os.rename(tmp, folder)
     except OSError as e:
-        if not folder.is_dir(): raise OSError(e.errno, f'{e.strerror or e}; while filling the cache {folder}. Free some space, or set DIFFUSEQ_CACHE to a folder that can be written') from e
+        if not folder.is_dir():
+            raise OSError(
+                e.errno,
+                f'{e.strerror or e}; while filling the cache {folder}. Free some space, or set DIFFUSEQ_CACHE to a folder that can be written',
+            ) from e
     finally:
-        if tmp: shutil.rmtree(tmp, ignore_errors=True)
+        if tmp:
+            shutil.rmtree(tmp, ignore_errors=True)
     for old in folder.parent.iterdir():
-        if old != folder and not old.name.startswith('.'): shutil.rmtree(old, ignore_errors=True)
+        if old != folder and not old.name.startswith('.'):
+            shutil.rmtree(old, ignore_errors=True)
     return folder
 
 # %% ../nbs/00_data.ipynb #0abaf0e2
 SCHEMA = pa.schema([('src', pa.string()), ('trg', pa.string()), ('refs', pa.list_(pa.string()))])
 
-def write_pairs(rows, path)->int:
+
+def write_pairs(rows, path) -> int:
     "Write {src, trg, refs} rows to an Arrow file, a thousand at a time; returns how many."
     n, chunk = 0, []
     with pa.OSFile(str(path), 'wb') as f, pa.ipc.new_stream(f, SCHEMA) as out:
         for row in rows:
-            chunk.append(row); n += 1
-            if len(chunk) == 1000: out.write_batch(pa.RecordBatch.from_pylist(chunk, SCHEMA)); chunk = []
-        if chunk: out.write_batch(pa.RecordBatch.from_pylist(chunk, SCHEMA))
+            chunk.append(row)
+            n += 1
+            if len(chunk) == 1000:
+                out.write_batch(pa.RecordBatch.from_pylist(chunk, SCHEMA))
+                chunk = []
+        if chunk:
+            out.write_batch(pa.RecordBatch.from_pylist(chunk, SCHEMA))
     return n
 
-def open_pairs(path)->datasets.Dataset:
+
+def open_pairs(path) -> datasets.Dataset:
     "Map an Arrow file of pairs into memory; the column refs is there only if some pair has references."
     pairs = datasets.Dataset.from_file(str(path))
     return pairs.remove_columns('refs') if pairs.data.column('refs').null_count == len(pairs) else pairs
@@ -127,40 +218,78 @@ def open_pairs(path)->datasets.Dataset:
 # %% ../nbs/00_data.ipynb #98ff45f3
 def _packaged(card):
     "The folder with train.arrow, valid.arrow, test.arrow and report.json of a task that comes with pip packages."
+
     def make(folder):
-        rows, report = corpora.chat_splits() if card['kind'] == 'chat' else corpora.bible_splits(card['target'], card['sources'], card.get('guard', ()))
-        report['pairs kept'] = {s: write_pairs((dict(src=x, trg=y, refs=None) for x, y in r), folder/f'{s}.arrow') for s, r in rows.items()}
-        (folder/'report.json').write_text(json.dumps(report))
-    packages = ['chitchat-dataset'] if card['kind'] == 'chat' else [f'pythonbible-{v}' for v in (card['target'], *card['sources'], *card.get('guard', ()))]
-    try: versions = [version(p) for p in packages]
-    except ImportError as e: raise ModuleNotFoundError(f'task {card["name"]!r} needs {", ".join(packages)}; one is missing ({e}): pip install diffuseq brings them') from e
+        rows, report = (
+            corpora.chat_splits()
+            if card['kind'] == 'chat'
+            else corpora.bible_splits(card['target'], card['sources'], card.get('guard', ()))
+        )
+        report['pairs kept'] = {
+            s: write_pairs((dict(src=x, trg=y, refs=None) for x, y in r), folder / f'{s}.arrow')
+            for s, r in rows.items()
+        }
+        (folder / 'report.json').write_text(json.dumps(report))
+
+    packages = (
+        ['chitchat-dataset']
+        if card['kind'] == 'chat'
+        else [f'pythonbible-{v}' for v in (card['target'], *card['sources'], *card.get('guard', ()))]
+    )
+    try:
+        versions = [version(p) for p in packages]
+    except ImportError as e:
+        raise ModuleNotFoundError(
+            f'task {card["name"]!r} needs {", ".join(packages)}; one is missing ({e}): pip install diffuseq brings them'
+        ) from e
     return cached(card['name'], (sorted(card.items(), key=str), versions, Path(corpora.__file__).read_bytes()), make)
 
-def packaged_report(name:str)->dict:
+
+def packaged_report(name: str) -> dict:
     "What was repaired, dropped and kept in a task that comes with pip packages."
-    return json.loads((_packaged(load_card(name))/'report.json').read_text())
+    return json.loads((_packaged(load_card(name)) / 'report.json').read_text())
 
 # %% ../nbs/00_data.ipynb #c7c30422
 def _from_jsonl(path, card):
     "The pairs of a JSON-lines file, through the cache."
-    path, stat = Path(path).resolve(), Path(path).stat(); columns = [card.get(f'{c}_column', c) for c in ('src', 'trg', 'refs')]
+    path, stat = Path(path).resolve(), Path(path).stat()
+    columns = [card.get(f'{c}_column', c) for c in ('src', 'trg', 'refs')]
+
     def make(folder):
-        skipped = []; n = write_pairs(read_jsonl(path, *columns, skipped=skipped), folder/'pairs.arrow')
-        if not n: raise ValueError(f'{path}: no pairs' + (f', only {len(skipped)} with an empty side' if skipped else ', the file is empty') + '; expected one {"src": "...", "trg": "..."} a line')
-        (folder/'report.json').write_text(json.dumps(dict(pairs=n, skipped=len(skipped), first=skipped[:1])))
+        skipped = []
+        n = write_pairs(read_jsonl(path, *columns, skipped=skipped), folder / 'pairs.arrow')
+        if not n:
+            raise ValueError(
+                f'{path}: no pairs'
+                + (f', only {len(skipped)} with an empty side' if skipped else ', the file is empty')
+                + '; expected one {"src": "...", "trg": "..."} a line'
+            )
+        (folder / 'report.json').write_text(json.dumps(dict(pairs=n, skipped=len(skipped), first=skipped[:1])))
+
     label = f'{path.parent.name}-{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}'
-    folder = cached(label, (1, stat.st_size, stat.st_mtime_ns, columns), make); report = json.loads((folder/'report.json').read_text())
-    if report['skipped']: log.warning(f'{path}: {report["skipped"]} of {report["pairs"]+report["skipped"]} pairs skipped, a side is empty (the first in line {report["first"][0]})')
-    return open_pairs(folder/'pairs.arrow')
+    folder = cached(label, (1, stat.st_size, stat.st_mtime_ns, columns), make)
+    report = json.loads((folder / 'report.json').read_text())
+    if report['skipped']:
+        log.warning(
+            f'{path}: {report["skipped"]} of {report["pairs"] + report["skipped"]} pairs skipped, a side is empty (the first in line {report["first"][0]})'
+        )
+    return open_pairs(folder / 'pairs.arrow')
 
 # %% ../nbs/00_data.ipynb #6a63a097
-def pick_columns(columns:dict, # column name -> datasets feature
-                 card:dict, where:str)->tuple: # names of (src, trg, refs); refs may be None
+def pick_columns(
+    columns: dict,  # column name -> datasets feature
+    card: dict,
+    where: str,
+) -> tuple:  # names of (src, trg, refs); refs may be None
     "Which columns are meant. Raises ValueError if the card names an absent one, or if there is more than one way to read the source."
     texts = [c for c, f in columns.items() if getattr(f, 'dtype', None) in ('string', 'large_string')]
     src, trg = card.get('src_column', 'src'), card.get('trg_column', 'trg')
-    if not {'src_column', 'trg_column'} & set(card) and not {src, trg} <= set(columns) and len(texts) == 2: src, trg = texts
-    if not {src, trg} <= set(columns): raise ValueError(f'{where}: no columns {src!r} and {trg!r}; there are {", ".join(columns)}. Name the two in a card (src_column, trg_column; see data/README.md)')
+    if not {'src_column', 'trg_column'} & set(card) and not {src, trg} <= set(columns) and len(texts) == 2:
+        src, trg = texts
+    if not {src, trg} <= set(columns):
+        raise ValueError(
+            f'{where}: no columns {src!r} and {trg!r}; there are {", ".join(columns)}. Name the two in a card (src_column, trg_column; see data/README.md)'
+        )
     refs = card.get('refs_column', 'refs')
     return src, trg, refs if refs in columns else None
 
@@ -169,66 +298,118 @@ def _open_source(card, split):
     "What `datasets` makes of a card's source: a Dataset or an IterableDataset of that split."
     name = card['hub_id']
     try:
-        if (Path(name)/'dataset_dict.json').is_file(): found = datasets.load_from_disk(name)
-        else: found = datasets.load_dataset(name, card.get('hub_config'), data_files=card.get('data_files'), streaming=card.get('streaming', False))
-    except Exception as e: raise ValueError(f'{card["name"]}: datasets cannot load {name!r} ({type(e).__name__}: {e}). Check hub_id, hub_config and data_files of the card, and the network if it is on a hub') from e
-    names = {'valid': ('valid', 'validation', 'dev')}.get(split, (split,)); here = [s for s in names if s in found]
-    if not here: raise ValueError(f'{name}: no split {split!r}, only {", ".join(found)}; name the files of each split in a card (data_files)')
+        if (Path(name) / 'dataset_dict.json').is_file():
+            found = datasets.load_from_disk(name)
+        else:
+            found = datasets.load_dataset(
+                name, card.get('hub_config'), data_files=card.get('data_files'), streaming=card.get('streaming', False)
+            )
+    except Exception as e:
+        raise ValueError(
+            f'{card["name"]}: datasets cannot load {name!r} ({type(e).__name__}: {e}). Check hub_id, hub_config and data_files of the card, and the network if it is on a hub'
+        ) from e
+    names = {'valid': ('valid', 'validation', 'dev')}.get(split, (split,))
+    here = [s for s in names if s in found]
+    if not here:
+        raise ValueError(
+            f'{name}: no split {split!r}, only {", ".join(found)}; name the files of each split in a card (data_files)'
+        )
     return found[here[0]]
+
 
 def _from_source(card, split):
     "The pairs of a `datasets` source: through the cache, or as an IterableDataset if the card says streaming."
-    data = _open_source(card, split); where = f'{card["hub_id"]} ({split})'
+    data = _open_source(card, split)
+    where = f'{card["hub_id"]} ({split})'
     features = data.features or {c: datasets.Value('string') for c in next(iter(data), {})}
     src, trg, refs = pick_columns(features, card, where)
+
     def rows(skipped=None):
         for i, row in enumerate(data):
             pair = check_pair(row | {c: '' for c in (src, trg) if row[c] is None}, f'{where}, row {i}', src, trg, refs)
-            if pair: yield pair
-            elif skipped is not None: skipped.append(i)
-    if card.get('streaming'): return datasets.IterableDataset.from_generator(rows, features=datasets.Features.from_arrow_schema(SCHEMA))
+            if pair:
+                yield pair
+            elif skipped is not None:
+                skipped.append(i)
+
+    if card.get('streaming'):
+        return datasets.IterableDataset.from_generator(rows, features=datasets.Features.from_arrow_schema(SCHEMA))
+
     def make(folder):
         skipped = []
-        if not write_pairs(rows(skipped), folder/'pairs.arrow'): raise ValueError(f'{where}: no pairs')
-        if skipped: log.warning(f'{where}: {len(skipped)} pairs skipped, a side is empty (the first in row {skipped[0]})')
-    return open_pairs(cached(f'{Path(card["name"]).name}-{split}', (data._fingerprint, src, trg, refs), make)/'pairs.arrow')
+        if not write_pairs(rows(skipped), folder / 'pairs.arrow'):
+            raise ValueError(f'{where}: no pairs')
+        if skipped:
+            log.warning(f'{where}: {len(skipped)} pairs skipped, a side is empty (the first in row {skipped[0]})')
+
+    return open_pairs(
+        cached(f'{Path(card["name"]).name}-{split}', (data._fingerprint, src, trg, refs), make) / 'pairs.arrow'
+    )
 
 # %% ../nbs/00_data.ipynb #fa084d01
 def _from_folder(folder, split, card):
     "The pairs of a folder: SPLIT.jsonl, or files that `datasets` can read."
-    if (folder/f'{split}.jsonl').is_file(): return _from_jsonl(folder/f'{split}.jsonl', card)
-    if any(folder.glob('*.jsonl')) or not any(folder.iterdir()): raise FileNotFoundError(f'{folder}: no {split}.jsonl here; expected train.jsonl, valid.jsonl and test.jsonl with one {{"src": "...", "trg": "..."}} a line')
-    return _from_source(dict(card, name=f'{folder.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]}', hub_id=str(folder)), split)
+    if (folder / f'{split}.jsonl').is_file():
+        return _from_jsonl(folder / f'{split}.jsonl', card)
+    if any(folder.glob('*.jsonl')) or not any(folder.iterdir()):
+        raise FileNotFoundError(
+            f'{folder}: no {split}.jsonl here; expected train.jsonl, valid.jsonl and test.jsonl with one {{"src": "...", "trg": "..."}} a line'
+        )
+    return _from_source(
+        dict(
+            card,
+            name=f'{folder.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]}',
+            hub_id=str(folder),
+        ),
+        split,
+    )
 
 # %% ../nbs/00_data.ipynb #48a176d7
-def load_pairs(name_or_path:str, # a task, a folder with train.jsonl, valid.jsonl, test.jsonl (or files that `datasets` reads), or a card of one's own
-               split:str, # 'train', 'valid' or 'test'
-               data_dir=None, # where NAME/SPLIT.jsonl or SPLIT.jsonl is, if not in data/
-              )->datasets.Dataset: # columns src, trg and, where a set has them, refs; an IterableDataset if the card says streaming
+def load_pairs(
+    name_or_path: str,  # a task, a folder with train.jsonl, valid.jsonl, test.jsonl (or files that `datasets` reads), or a card of one's own
+    split: str,  # 'train', 'valid' or 'test'
+    data_dir=None,  # where NAME/SPLIT.jsonl or SPLIT.jsonl is, if not in data/
+) -> (
+    datasets.Dataset
+):  # columns src, trg and, where a set has them, refs; an IterableDataset if the card says streaming
     "The checked pairs of a task. Raises ValueError or FileNotFoundError that say what is wrong, where, and what to do; ModuleNotFoundError for a package that is missing, OSError for a cache that cannot be written."
-    if split not in SPLITS: raise ValueError(f'unknown split {split!r}; choose one of {", ".join(SPLITS)}')
+    if split not in SPLITS:
+        raise ValueError(f'unknown split {split!r}; choose one of {", ".join(SPLITS)}')
     name = str(name_or_path)
-    if name not in task_names() and Path(name).is_dir(): return _from_folder(Path(name), split, {})
+    if name not in task_names() and Path(name).is_dir():
+        return _from_folder(Path(name), split, {})
     card = load_card(name)
-    if card['kind'] != 'files': return open_pairs(_packaged(card)/f'{split}.arrow')
-    places = [Path(data_dir)/card['name'], Path(data_dir)] if data_dir else list(dict.fromkeys([data_folder()/card['name'], Path('data')/card['name']]))
+    if card['kind'] != 'files':
+        return open_pairs(_packaged(card) / f'{split}.arrow')
+    places = (
+        [Path(data_dir) / card['name'], Path(data_dir)]
+        if data_dir
+        else list(dict.fromkeys([data_folder() / card['name'], Path('data') / card['name']]))
+    )
     for place in places:
-        if (place/f'{split}.jsonl').is_file(): return _from_jsonl(place/f'{split}.jsonl', card)
-    if 'hub_id' in card: return _from_source(card, split)
-    raise FileNotFoundError(f'{card["name"]}: no {split}.jsonl in {" or ".join(map(str, places))}. Put train.jsonl, valid.jsonl and test.jsonl there, one {{"src": "...", "trg": "..."}} a line, or give their folder as data_dir. '
-                            f'Where to get them: {card.get("where", "not said on the card")}')
+        if (place / f'{split}.jsonl').is_file():
+            return _from_jsonl(place / f'{split}.jsonl', card)
+    if 'hub_id' in card:
+        return _from_source(card, split)
+    raise FileNotFoundError(
+        f'{card["name"]}: no {split}.jsonl in {" or ".join(map(str, places))}. Put train.jsonl, valid.jsonl and test.jsonl there, one {{"src": "...", "trg": "..."}} a line, or give their folder as data_dir. '
+        f'Where to get them: {card.get("where", "not said on the card")}'
+    )
 
 # %% ../nbs/00_data.ipynb #4ca31443
-def spread(pairs, # of `load_pairs`
-           n:int, # how many
-          )->datasets.Dataset: # at most n pairs
+def spread(
+    pairs,  # of `load_pairs`
+    n: int,  # how many
+) -> datasets.Dataset:  # at most n pairs
     "n pairs, evenly spaced over all of them; of a stream, whose end nobody knows, the first n."
-    if not isinstance(pairs, datasets.Dataset): return datasets.Dataset.from_list(list(itertools.islice(pairs, n)))
-    return pairs.select([i*len(pairs)//n for i in range(n)]) if len(pairs) > n else pairs
+    if not isinstance(pairs, datasets.Dataset):
+        return datasets.Dataset.from_list(list(itertools.islice(pairs, n)))
+    return pairs.select([i * len(pairs) // n for i in range(n)]) if len(pairs) > n else pairs
 
 # %% ../nbs/00_data.ipynb #3f155ba8
-def both_ways(pairs, # of `load_pairs`, to learn from
-             ): # a Dataset, or an IterableDataset where that was given: columns src, trg, twice as many rows
+def both_ways(
+    pairs,  # of `load_pairs`, to learn from
+):  # a Dataset, or an IterableDataset where that was given: columns src, trg, twice as many rows
     "The pairs, each followed by the same with its sides exchanged; further references are left out."
     there = pairs.select_columns(['src', 'trg'])
     back = there.rename_column('src', 'was').rename_column('trg', 'src').rename_column('was', 'trg')

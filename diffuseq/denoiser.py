@@ -16,116 +16,146 @@ from .forward import normalize_rows
 
 # %% ../nbs/04_denoiser.ipynb #b503c807
 def timestep_embedding(
-    t, # steps, any shape, integer or float
-    dim:int, # c, even
-)->torch.Tensor: # (..., c) float32
+    t,  # steps, any shape, integer or float
+    dim: int,  # c, even
+) -> torch.Tensor:  # (..., c) float32
     "Positions of c/2 clock hands at time t (N1), cosines first."
-    freqs = torch.exp(-math.log(10000)*torch.arange(dim//2, dtype=torch.float32, device=t.device)/(dim//2))
-    args = t.float()[...,None]*freqs
+    freqs = torch.exp(-math.log(10000) * torch.arange(dim // 2, dtype=torch.float32, device=t.device) / (dim // 2))
+    args = t.float()[..., None] * freqs
     return torch.cat([args.cos(), args.sin()], -1)
 
 # %% ../nbs/04_denoiser.ipynb #1fb911a6
 class BertDenoiser(nn.Module):
     "f_theta of the paper (N2): time and position added to the states, BERT's encoder, a projection on either side."
-    def __init__(self, config, # a Config
-                 vocab_size:int, # V
-                ):
+
+    def __init__(
+        self,
+        config,  # a Config
+        vocab_size: int,  # V
+    ):
         super().__init__()
         self.d, d, w = config.d_embed, config.d_embed, config.width
-        clocks, inner = config.time_width or d, config.mlp_width or 4*w
-        bert = BertConfig(hidden_size=w, num_hidden_layers=config.n_layers, num_attention_heads=config.n_heads, intermediate_size=inner,
-                          hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=0.1 if config.dropout else 0.0)
+        clocks, inner = config.time_width or d, config.mlp_width or 4 * w
+        bert = BertConfig(
+            hidden_size=w,
+            num_hidden_layers=config.n_layers,
+            num_attention_heads=config.n_heads,
+            intermediate_size=inner,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=0.1 if config.dropout else 0.0,
+        )
         bert._attn_implementation = 'sdpa'
         self.word_embedding, self.lm_head = nn.Embedding(vocab_size, d), nn.Linear(d, vocab_size)
         self.lm_head.weight = self.word_embedding.weight
-        self.absorb = nn.Parameter(torch.randn(d)*d**-0.5) if config.absorbing else None
-        self.time_embed = nn.Sequential(nn.Linear(clocks, 4*clocks), nn.SiLU(), nn.Linear(4*clocks, w))
+        self.absorb = nn.Parameter(torch.randn(d) * d**-0.5) if config.absorbing else None
+        self.time_embed = nn.Sequential(nn.Linear(clocks, 4 * clocks), nn.SiLU(), nn.Linear(4 * clocks, w))
         if d != w:
             self.input_up_proj = nn.Sequential(nn.Linear(d, w), nn.Tanh(), nn.Linear(w, w))
             self.output_down_proj = nn.Sequential(nn.Linear(w, w), nn.Tanh(), nn.Linear(w, d))
-        self.input_transformers, self.position_embeddings = BertEncoder(bert), nn.Embedding(config.positions or max(512, config.window), w)
+        self.input_transformers, self.position_embeddings = (
+            BertEncoder(bert),
+            nn.Embedding(config.positions or max(512, config.window), w),
+        )
         self.LayerNorm, self.dropout = nn.LayerNorm(w, eps=bert.layer_norm_eps), nn.Dropout(config.dropout)
 
 # %% ../nbs/04_denoiser.ipynb #bf3bc0a8
 @patch
-def forward(self:BertDenoiser, z, # states, (B, n, d)
-            time, # what the clocks show: 1000 (t-1)/T, (B,)
-           )->torch.Tensor: # guess of z_0, (B, n, d)
+def forward(
+    self: BertDenoiser,
+    z,  # states, (B, n, d)
+    time,  # what the clocks show: 1000 (t-1)/T, (B,)
+) -> torch.Tensor:  # guess of z_0, (B, n, d)
     "f_theta(z, t) of (N2)."
     dtype = self.LayerNorm.weight.dtype
     h = self.input_up_proj(z) if self.d != self.LayerNorm.normalized_shape[0] else z
-    h = h + self.position_embeddings.weight[:z.shape[1]] + self.time_embed(timestep_embedding(time, self.time_embed[0].in_features).to(dtype))[:,None]
+    h = (
+        h
+        + self.position_embeddings.weight[: z.shape[1]]
+        + self.time_embed(timestep_embedding(time, self.time_embed[0].in_features).to(dtype))[:, None]
+    )
     h = self.input_transformers(self.dropout(self.LayerNorm(h))).last_hidden_state
     return self.output_down_proj(h) if self.d != h.shape[-1] else h
 
+
 @patch
-def table(self:BertDenoiser)->torch.Tensor: # W, (V, d)
+def table(self: BertDenoiser) -> torch.Tensor:  # W, (V, d)
     "The embedding table, as it is."
     return self.word_embedding.weight
 
+
 @patch
-def logits(self:BertDenoiser, z)->torch.Tensor: # (..., V)
+def logits(self: BertDenoiser, z) -> torch.Tensor:  # (..., V)
     "Scores of every word at a state: z W^T + b."
     return self.lm_head(z)
 
 # %% ../nbs/04_denoiser.ipynb #f3111d4c
 def rotary_table(
-    place, # positions i, (..., n)
-    h:int, # width of a head, even
-    base:float=100., # the slowest clock needs about 2 pi base positions for a turn
-)->tuple: # cos, sin: (..., n, h) each
+    place,  # positions i, (..., n)
+    h: int,  # width of a head, even
+    base: float = 100.0,  # the slowest clock needs about 2 pi base positions for a turn
+) -> tuple:  # cos, sin: (..., n, h) each
     "Angles of the rotations R_i of (N3)."
-    angle = place[...,None]*base**(-torch.arange(0, h, 2, device=place.device)/h)
-    return torch.cat([angle.cos()]*2, -1), torch.cat([angle.sin()]*2, -1)
+    angle = place[..., None] * base ** (-torch.arange(0, h, 2, device=place.device) / h)
+    return torch.cat([angle.cos()] * 2, -1), torch.cat([angle.sin()] * 2, -1)
+
 
 def rotate(
-    x, # queries or keys, (..., n, h)
-    cos, # of `rotary_table`, (n, h)
-    sin, # the same
-)->torch.Tensor: # (..., n, h)
+    x,  # queries or keys, (..., n, h)
+    cos,  # of `rotary_table`, (n, h)
+    sin,  # the same
+) -> torch.Tensor:  # (..., n, h)
     "R_i x_i for every position i (N3); plane k is made of entries k and k + h/2."
     a, b = x.chunk(2, -1)
-    return x*cos + torch.cat([-b, a], -1)*sin
+    return x * cos + torch.cat([-b, a], -1) * sin
 
 # %% ../nbs/04_denoiser.ipynb #2daa8a32
-def rms(x): "x scaled to root mean square 1 over its last axis."; return F.rms_norm(x, x.shape[-1:])
+def rms(x):
+    "x scaled to root mean square 1 over its last axis."
+    return F.rms_norm(x, x.shape[-1:])
+
 
 def attend(
-    q, # queries, (B, heads, n, h)
-    k, # keys, (B, heads, p, h)
-    v, # values, as the keys
-    bias, # added to the scores, broadcastable to (B, heads, n, p)
-)->torch.Tensor: # (B, heads, n, h)
+    q,  # queries, (B, heads, n, h)
+    k,  # keys, (B, heads, p, h)
+    v,  # values, as the keys
+    bias,  # added to the scores, broadcastable to (B, heads, n, p)
+) -> torch.Tensor:  # (B, heads, n, h)
     "softmax(q k^T / sqrt(h) + bias) v: one fused kernel on a GPU; elsewhere two products in the precision of q and a softmax in that of bias."
-    if q.is_cuda: return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-    return ((q @ k.mT)*q.shape[-1]**-0.5 + bias).softmax(-1).to(v.dtype) @ v
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+    return ((q @ k.mT) * q.shape[-1] ** -0.5 + bias).softmax(-1).to(v.dtype) @ v
 
 # %% ../nbs/04_denoiser.ipynb #02c4c9f5
 def leave_out(
-    x, # what is to be added to the stream, (B, n, width)
-    p:float, # share of the positions
-    training:bool=True,
-)->torch.Tensor: # (B, n, width)
+    x,  # what is to be added to the stream, (B, n, width)
+    p: float,  # share of the positions
+    training: bool = True,
+) -> torch.Tensor:  # (B, n, width)
     "x with zeros at a share p of its positions and 1/(1-p) times as large at the others; outside training, x."
-    return x*F.dropout(torch.ones_like(x[...,:1]), p) if training and p else x
+    return x * F.dropout(torch.ones_like(x[..., :1]), p) if training and p else x
 
 # %% ../nbs/04_denoiser.ipynb #dce4dc13
 class Block(nn.Module):
     "Pre-norm attention with rotary positions and normalised queries and keys, then a squared-ReLU network; both start as the identity."
-    def __init__(self, width:int, n_heads:int, dropout:float=0.):
+
+    def __init__(self, width: int, n_heads: int, dropout: float = 0.0):
         super().__init__()
         self.n_heads, self.dropout = n_heads, dropout
-        self.qkv, self.out = nn.Linear(width, 3*width, bias=False), nn.Linear(width, width, bias=False)
-        self.up, self.down = nn.Linear(width, 4*width, bias=False), nn.Linear(4*width, width, bias=False)
-        nn.init.zeros_(self.out.weight); nn.init.zeros_(self.down.weight)
+        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.down.weight)
 
-    def forward(self, x, # stream, (B, n, width)
-                cos, sin, # of rotary_table, (n, h) or (B, 1, n, h)
-                bias, # added to the scores: 0 or very negative, broadcastable to (B, 1, n, keys)
-                past=None, # keys and values to look at besides one's own, (B, heads, p, h) each
-               )->tuple: # the stream; own keys and values
+    def forward(
+        self,
+        x,  # stream, (B, n, width)
+        cos,
+        sin,  # of rotary_table, (n, h) or (B, 1, n, h)
+        bias,  # added to the scores: 0 or very negative, broadcastable to (B, 1, n, keys)
+        past=None,  # keys and values to look at besides one's own, (B, heads, p, h) each
+    ) -> tuple:  # the stream; own keys and values
         B, n, w = x.shape
-        q, k, v = self.qkv(rms(x)).view(B, n, 3, self.n_heads, w//self.n_heads).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(rms(x)).view(B, n, 3, self.n_heads, w // self.n_heads).permute(2, 0, 3, 1, 4)
         q, k = rotate(rms(q), cos, sin).to(v.dtype), rotate(rms(k), cos, sin).to(v.dtype)
         keys, values = (k, v) if past is None else (torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
         a = attend(q, keys, values, bias)
@@ -134,196 +164,269 @@ class Block(nn.Module):
         return x, (k, v)
 
 # %% ../nbs/04_denoiser.ipynb #bfcda4a5
-Source = namedtuple('Source', 'ids pad states kv') # w^x (B, m); True on padding (B, m); last states (B, m, width); keys and values of every layer
+Source = namedtuple(
+    'Source', 'ids pad states kv'
+)  # w^x (B, m); True on padding (B, m); last states (B, m, width); keys and values of every layer
+
 
 def pick_rows(
-    src:Source,
-    rows, # numbers, (R,)
-)->Source:
+    src: Source,
+    rows,  # numbers, (R,)
+) -> Source:
     "The sources (and the settled words that have joined them) at `rows`, in that order; a row may come several times."
     return Source(src.ids[rows], src.pad[rows], src.states[rows], [(k[rows], v[rows]) for k, v in src.kv])
 
+
 def repeat_source(
-    src:Source,
-    k, # candidates for each source: a number, or one for each row, (B,)
-)->Source:
+    src: Source,
+    k,  # candidates for each source: a number, or one for each row, (B,)
+) -> Source:
     "Each source k times in a row, its states shared out: B becomes B k."
     return pick_rows(src, torch.arange(len(src.ids), device=src.ids.device).repeat_interleave(k))
 
+
 def grow_source(
-    src:Source,
-    kv, # keys and values of target positions, a pair for each layer
-)->Source:
+    src: Source,
+    kv,  # keys and values of target positions, a pair for each layer
+) -> Source:
     "The source, and behind its own keys and values those of settled words, for later words to look at."
     return src._replace(kv=[tuple(torch.cat(ab, 2) for ab in zip(old, new)) for old, new in zip(src.kv, kv)])
 
 # %% ../nbs/04_denoiser.ipynb #1685b3f2
 class Denoiser(nn.Module):
     "The network of the `fast` recipe: a source that is encoded once, a target that looks at it, a level for every position (N4)."
-    def __init__(self, config, # a Config
-                 vocab_size:int, # V
-                ):
+
+    def __init__(
+        self,
+        config,  # a Config
+        vocab_size: int,  # V
+    ):
         super().__init__()
         self.config, d, w = config, config.d_embed, config.width
         self.word_embedding, self.bias = nn.Embedding(vocab_size, d), nn.Parameter(torch.zeros(vocab_size))
         self.absorb = nn.Parameter(torch.randn(d)) if config.absorbing else None
-        self.project_in, self.side = nn.Linear(d, w, bias=False), nn.Parameter(0.02*torch.randn(2, w))
+        self.project_in, self.side = nn.Linear(d, w, bias=False), nn.Parameter(0.02 * torch.randn(2, w))
         self.time_embed = nn.Sequential(nn.Linear(d, w), nn.SiLU(), nn.Linear(w, w))
         self.blocks = nn.ModuleList(Block(w, config.n_heads, config.dropout) for _ in range(config.n_layers))
         self.project_out = nn.Linear(w, d, bias=False)
-        if config.self_cond: self.previous = nn.Linear(d, w, bias=False); nn.init.zeros_(self.previous.weight)
+        if config.self_cond:
+            self.previous = nn.Linear(d, w, bias=False)
+            nn.init.zeros_(self.previous.weight)
         if config.copy_head:
-            self.copy_query, self.copy_key, self.copy_gate = nn.Linear(w, d, bias=False), nn.Linear(w, d, bias=False), nn.Linear(w, 1)
+            self.copy_query, self.copy_key, self.copy_gate = (
+                nn.Linear(w, d, bias=False),
+                nn.Linear(w, d, bias=False),
+                nn.Linear(w, 1),
+            )
             self.copy_drift = nn.Parameter(torch.tensor(0.3))
-            nn.init.zeros_(self.copy_gate.weight); nn.init.constant_(self.copy_gate.bias, -1.)
+            nn.init.zeros_(self.copy_gate.weight)
+            nn.init.constant_(self.copy_gate.bias, -1.0)
         if config.length_head:
             self.length, self.remaining = nn.Linear(w + d, config.max_target + 1), nn.Linear(d, w, bias=False)
             nn.init.zeros_(self.remaining.weight)
         self._kept = None, None
 
-    def table(self)->torch.Tensor: # W, (V, d)
+    def table(self) -> torch.Tensor:  # W, (V, d)
         "The embedding table as it is used: with `normalize_embeddings` rows of length sqrt(d). Without gradient it is kept until the weights change."
         W = self.word_embedding.weight
-        if not self.config.normalize_embeddings: return W
-        if torch.is_grad_enabled(): return normalize_rows(W)
+        if not self.config.normalize_embeddings:
+            return W
+        if torch.is_grad_enabled():
+            return normalize_rows(W)
         state = W.data_ptr(), W._version, W.dtype
-        if self._kept[0] != state: self._kept = state, normalize_rows(W)
+        if self._kept[0] != state:
+            self._kept = state, normalize_rows(W)
         return self._kept[1]
 
 # %% ../nbs/04_denoiser.ipynb #e897df21
 @patch
-def given(self:Denoiser, emb # embeddings of words that are no question, (B, n, d)
-         )->torch.Tensor: # (B, n, d)
+def given(
+    self: Denoiser,
+    emb,  # embeddings of words that are no question, (B, n, d)
+) -> torch.Tensor:  # (B, n, d)
     "What the network reads of them: in training a share `word_dropout` is blank, that is 0; otherwise all are as they were."
     p = self.config.word_dropout
-    return emb*(torch.rand(emb.shape[:2], device=emb.device) >= p)[...,None] if p and self.training else emb
+    return emb * (torch.rand(emb.shape[:2], device=emb.device) >= p)[..., None] if p and self.training else emb
+
 
 def padding_bias(
-    pad, # True on padding, bool (B, n)
-)->torch.Tensor: # (B, 1, 1, n)
+    pad,  # True on padding, bool (B, n)
+) -> torch.Tensor:  # (B, 1, 1, n)
     "What is added to attention's scores so that nobody looks at padding."
-    return torch.zeros(pad.shape, device=pad.device).masked_fill(pad, -1e4)[:,None,None]
+    return torch.zeros(pad.shape, device=pad.device).masked_fill(pad, -1e4)[:, None, None]
+
 
 @patch
-def _rotary(self:Denoiser, place, like):
+def _rotary(self: Denoiser, place, like):
     "Rotations for positions (n,) or (B, n), in the precision of `like`."
-    return (a.to(like) if place.dim() == 1 else a.to(like)[:,None] for a in rotary_table(place, self.config.width//self.config.n_heads))
+    return (
+        a.to(like) if place.dim() == 1 else a.to(like)[:, None]
+        for a in rotary_table(place, self.config.width // self.config.n_heads)
+    )
+
 
 @patch
-def source(self:Denoiser, ids, # w^x, (B, m)
-           pad, # True on padding, bool (B, m)
-           emb=None, # their embeddings, (B, m, d), where they are at hand
-          )->Source:
+def source(
+    self: Denoiser,
+    ids,  # w^x, (B, m)
+    pad,  # True on padding, bool (B, m)
+    emb=None,  # their embeddings, (B, m, d), where they are at hand
+) -> Source:
     "Read the source, once."
-    x, kv, bias = self.project_in(self.given(self.table()[ids]) if emb is None else emb) + self.side[0], [], padding_bias(pad)
+    x, kv, bias = (
+        self.project_in(self.given(self.table()[ids]) if emb is None else emb) + self.side[0],
+        [],
+        padding_bias(pad),
+    )
     cos, sin = self._rotary(torch.arange(x.shape[1], device=x.device), x)
     for block in self.blocks:
-        x, pair = block(x, cos, sin, bias); kv.append(pair)
+        x, pair = block(x, cos, sin, bias)
+        kv.append(pair)
     return Source(ids, pad, rms(x), kv)
 
 # %% ../nbs/04_denoiser.ipynb #4823e4ef
 @patch
-def _inputs(self:Denoiser, z, t=None, self_cond=None, remaining=None):
+def _inputs(self: Denoiser, z, t=None, self_cond=None, remaining=None):
     "The sum of (N4) on target positions; one with 0 `remaining` (or fewer) is not told how many remain."
-    x, clock = self.project_in(z) + self.side[1], lambda time: timestep_embedding(time, self.config.d_embed).to(self.project_in.weight.dtype)
+    x, clock = (
+        self.project_in(z) + self.side[1],
+        lambda time: timestep_embedding(time, self.config.d_embed).to(self.project_in.weight.dtype),
+    )
     if t is not None:
-        said = self.time_embed(clock(1000*t/self.config.T))
-        if self.config.length_head: said = said + self.remaining(clock(4*remaining))*(remaining > 0)[...,None]
-        if self_cond is not None: said = said + self.previous(self_cond)
-        x = x + said*(t > 0)[...,None]
+        said = self.time_embed(clock(1000 * t / self.config.T))
+        if self.config.length_head:
+            said = said + self.remaining(clock(4 * remaining)) * (remaining > 0)[..., None]
+        if self_cond is not None:
+            said = said + self.previous(self_cond)
+        x = x + said * (t > 0)[..., None]
     return x
 
+
 @patch
-def target(self:Denoiser, z, # states of y, (B, n, d)
-           t, # levels, (B, n), or None
-           src:Source,
-           pad, # True on padding of everything looked at on the target side, what has joined the source first, bool (B, joined + n)
-           self_cond=None, # previous guess of z_0, (B, n, d), or None
-           rank=None, # of each position, (B, n) or (1, n); None: everybody sees everybody
-           place=None, # numbers of these positions, (n,) or (B, n); None: the last n of `pad`
-           length=None, # positions of each target, (B,); 0: the target is not told; None: those of `pad` that are none
-          )->tuple: # states (B, n, width); keys and values of these n positions
+def target(
+    self: Denoiser,
+    z,  # states of y, (B, n, d)
+    t,  # levels, (B, n), or None
+    src: Source,
+    pad,  # True on padding of everything looked at on the target side, what has joined the source first, bool (B, joined + n)
+    self_cond=None,  # previous guess of z_0, (B, n, d), or None
+    rank=None,  # of each position, (B, n) or (1, n); None: everybody sees everybody
+    place=None,  # numbers of these positions, (n,) or (B, n); None: the last n of `pad`
+    length=None,  # positions of each target, (B,); 0: the target is not told; None: those of `pad` that are none
+) -> tuple:  # states (B, n, width); keys and values of these n positions
     "Read a (noisy) target beside its source."
     n, kv, bias = z.shape[1], [], padding_bias(torch.cat([src.pad, pad], 1))
     place = torch.arange(pad.shape[1] - n, pad.shape[1], device=z.device) if place is None else place
-    x = self._inputs(z, t, self_cond, ((~pad).sum(1) if length is None else length)[:,None] - place)
-    if rank is not None: bias = bias + F.pad(-1e4*(rank[:,None] > rank[...,None]).to(bias), (bias.shape[-1] - n, 0))[:,None]
+    x = self._inputs(z, t, self_cond, ((~pad).sum(1) if length is None else length)[:, None] - place)
+    if rank is not None:
+        bias = bias + F.pad(-1e4 * (rank[:, None] > rank[..., None]).to(bias), (bias.shape[-1] - n, 0))[:, None]
     cos, sin = self._rotary(place, x)
     for block, seen in zip(self.blocks, src.kv):
-        x, pair = block(x, cos, sin, bias, seen); kv.append(pair)
+        x, pair = block(x, cos, sin, bias, seen)
+        kv.append(pair)
     return rms(x), kv
 
 # %% ../nbs/04_denoiser.ipynb #9c090b16
 @patch
-def streams(self:Denoiser, words, # Emb(w^y), (B, n, d)
-            z, # their noised states, (B, n, d)
-            t, # levels, (B, n)
-            src:Source,
-            pad, # True on padding, bool (B, n)
-            rank, # the block of each word, (B, n)
-            self_cond=None, # previous guess of z_0, (B, n, d), or None
-            told=None, # False for targets that are not told how many words remain, bool (B,); None: all are
-           )->torch.Tensor: # states of the noisy stream, (B, n, width)
+def streams(
+    self: Denoiser,
+    words,  # Emb(w^y), (B, n, d)
+    z,  # their noised states, (B, n, d)
+    t,  # levels, (B, n)
+    src: Source,
+    pad,  # True on padding, bool (B, n)
+    rank,  # the block of each word, (B, n)
+    self_cond=None,  # previous guess of z_0, (B, n, d), or None
+    told=None,  # False for targets that are not told how many words remain, bool (B,); None: all are
+) -> torch.Tensor:  # states of the noisy stream, (B, n, width)
     "Each noisy word beside the source and the blocks before its own."
     place = torch.arange(z.shape[1], device=z.device)
-    x = torch.cat([self._inputs(words), self._inputs(z, t, self_cond, ((~pad).sum(1) if told is None else (~pad).sum(1)*told)[:,None] - place)], 1)
-    before, same = rank[:,None] < rank[...,None], rank[:,None] == rank[...,None]
+    x = torch.cat(
+        [
+            self._inputs(words),
+            self._inputs(z, t, self_cond, ((~pad).sum(1) if told is None else (~pad).sum(1) * told)[:, None] - place),
+        ],
+        1,
+    )
+    before, same = rank[:, None] < rank[..., None], rank[:, None] == rank[..., None]
     sees = torch.cat([torch.cat([before | same, torch.zeros_like(same)], 2), torch.cat([before, same], 2)], 1)
-    bias = padding_bias(torch.cat([src.pad, pad, pad], 1)) + F.pad(-1e4*(~sees).to(x), (src.pad.shape[1], 0))[:,None]
+    bias = padding_bias(torch.cat([src.pad, pad, pad], 1)) + F.pad(-1e4 * (~sees).to(x), (src.pad.shape[1], 0))[:, None]
     cos, sin = self._rotary(place.repeat(2), x)
-    for block, seen in zip(self.blocks, src.kv): x, _ = block(x, cos, sin, bias, seen)
-    return rms(x[:,len(place):])
+    for block, seen in zip(self.blocks, src.kv):
+        x, _ = block(x, cos, sin, bias, seen)
+    return rms(x[:, len(place) :])
 
 # %% ../nbs/04_denoiser.ipynb #068e9633
 @patch
-def logits(self:Denoiser, h # target states, (..., width)
-          )->torch.Tensor: # (..., V)
+def logits(
+    self: Denoiser,
+    h,  # target states, (..., width)
+) -> torch.Tensor:  # (..., V)
     "Scores of every word, without the copy head."
-    return F.linear(self.project_out(h)*self.config.d_embed**-0.5, self.table(), self.bias)
+    return F.linear(self.project_out(h) * self.config.d_embed**-0.5, self.table(), self.bias)
+
 
 @patch
-def _copy(self:Denoiser, h, src, place=None):
+def _copy(self: Denoiser, h, src, place=None):
     "Attention over the source's words (B, n, m) and logit of the gate (B, n), both of (N5), for target positions `place`."
-    score = (self.copy_query(h) @ self.copy_key(src.states).mT*self.config.d_embed**-0.5).float()
-    i, j = torch.arange(h.shape[1], device=h.device) if place is None else place, torch.arange(src.ids.shape[1], device=h.device)
-    score = score - self.copy_drift.float()*(i[...,None] - j).abs()
-    return score.masked_fill(src.pad[:,None], -1e4).softmax(-1), self.copy_gate(h)[...,0].float()
+    score = (self.copy_query(h) @ self.copy_key(src.states).mT * self.config.d_embed**-0.5).float()
+    i, j = (
+        torch.arange(h.shape[1], device=h.device) if place is None else place,
+        torch.arange(src.ids.shape[1], device=h.device),
+    )
+    score = score - self.copy_drift.float() * (i[..., None] - j).abs()
+    return score.masked_fill(src.pad[:, None], -1e4).softmax(-1), self.copy_gate(h)[..., 0].float()
+
 
 @patch
-def probs(self:Denoiser, h, # target states, (B, n, width)
-          src:Source,
-          mask=None, # only these positions, bool (B, n)
-          place=None, # numbers of the positions, (n,) or (B, n); None: from 0
-         )->torch.Tensor: # (B, n, V), or (K, V) for the K positions of `mask` in reading order
+def probs(
+    self: Denoiser,
+    h,  # target states, (B, n, width)
+    src: Source,
+    mask=None,  # only these positions, bool (B, n)
+    place=None,  # numbers of the positions, (n,) or (B, n); None: from 0
+) -> torch.Tensor:  # (B, n, V), or (K, V) for the K positions of `mask` in reading order
     "p(w) of every word at target positions (N5)."
-    b, i = (torch.ones_like(h[...,0], dtype=torch.bool) if mask is None else mask).nonzero(as_tuple=True)
-    p = self.logits(h[b,i])
+    b, i = (torch.ones_like(h[..., 0], dtype=torch.bool) if mask is None else mask).nonzero(as_tuple=True)
+    p = self.logits(h[b, i])
     p = p.softmax(-1) if p.dtype == torch.float64 else p.float().softmax(-1)
     if self.config.copy_head:
         a, gate = self._copy(h, src, place)
-        g = gate[b,i].sigmoid()[:,None].to(p)
-        p = (p*(1 - g)).scatter_add_(1, src.ids[b], a[b,i].to(p)*g)
+        g = gate[b, i].sigmoid()[:, None].to(p)
+        p = (p * (1 - g)).scatter_add_(1, src.ids[b], a[b, i].to(p) * g)
     return p if mask is not None else p.view(*h.shape[:2], -1)
 
 # %% ../nbs/04_denoiser.ipynb #d1480e60
 @patch
-def token_nll(self:Denoiser, h, # target states, (B, n, width)
-              ids, # w^y, (B, n)
-              mask, # the positions that are scored, bool (B, n)
-              src:Source,
-             )->torch.Tensor: # (K,), nats, for the K positions of `mask` in reading order
+def token_nll(
+    self: Denoiser,
+    h,  # target states, (B, n, width)
+    ids,  # w^y, (B, n)
+    mask,  # the positions that are scored, bool (B, n)
+    src: Source,
+) -> torch.Tensor:  # (K,), nats, for the K positions of `mask` in reading order
     "-log p(w) of (N5) at the masked positions only."
     b, i = mask.nonzero(as_tuple=True)
-    w, scores = ids[b,i], self.logits(h[b,i]).float()
+    w, scores = ids[b, i], self.logits(h[b, i]).float()
     log_p = -F.cross_entropy(scores, w, reduction='none')
-    if not self.config.copy_head: return -log_p
+    if not self.config.copy_head:
+        return -log_p
     a, gate = self._copy(h, src)
-    copied = (a[b,i]*(src.ids[b] == w[:,None])).sum(-1)
-    return -torch.logaddexp(F.logsigmoid(-gate[b,i]) + log_p, F.logsigmoid(gate[b,i]) + copied.clamp(min=1e-9).log())
+    copied = (a[b, i] * (src.ids[b] == w[:, None])).sum(-1)
+    return -torch.logaddexp(F.logsigmoid(-gate[b, i]) + log_p, F.logsigmoid(gate[b, i]) + copied.clamp(min=1e-9).log())
 
 # %% ../nbs/04_denoiser.ipynb #fad62e6f
 @patch
-def length_logits(self:Denoiser, src:Source)->torch.Tensor: # (B, max_target + 1)
+def length_logits(self: Denoiser, src: Source) -> torch.Tensor:  # (B, max_target + 1)
     "Scores of the target's length in tokens, its end token included, from the mean source state and the source's length (N6)."
-    keep = (~src.pad)[...,None]; m = keep.sum(1)
-    return self.length(torch.cat([(src.states*keep).sum(1)/m.clamp(min=1), timestep_embedding(m[:,0], self.config.d_embed).to(src.states)], -1))
+    keep = (~src.pad)[..., None]
+    m = keep.sum(1)
+    return self.length(
+        torch.cat(
+            [
+                (src.states * keep).sum(1) / m.clamp(min=1),
+                timestep_embedding(m[:, 0], self.config.d_embed).to(src.states),
+            ],
+            -1,
+        )
+    )

@@ -12,70 +12,71 @@ from .schedule import betas
 
 # %% ../nbs/02_forward.ipynb #e1a1695b
 def normalize_rows(
-    table, # word vectors, (V, d)
-)->torch.Tensor: # (V, d), every row of length sqrt(d)
+    table,  # word vectors, (V, d)
+) -> torch.Tensor:  # (V, d), every row of length sqrt(d)
     "The table with each row scaled to length sqrt(d): one unit of signal for each coordinate."
-    return normalize(table, dim=-1)*table.shape[-1]**0.5
+    return normalize(table, dim=-1) * table.shape[-1] ** 0.5
 
 # %% ../nbs/02_forward.ipynb #9d7fd235
 def q_z0(
-    emb, # Emb(w), (B, n, d)
-    beta_0, # variance of the cloud around a word's vector, a number
-    noise, # standard normal, (B, n, d)
-)->torch.Tensor: # z_0, (B, n, d)
+    emb,  # Emb(w), (B, n, d)
+    beta_0,  # variance of the cloud around a word's vector, a number
+    noise,  # standard normal, (B, n, d)
+) -> torch.Tensor:  # z_0, (B, n, d)
     "Draw z_0 from q_phi(z_0 | w) = N(Emb(w), beta_0 I) (Eq. F1)."
-    return emb + beta_0**0.5*noise
+    return emb + beta_0**0.5 * noise
 
 # %% ../nbs/02_forward.ipynb #8524d539
 def level(
-    a, # one number for each step, (T+1,)
-    t, # steps, int64, (B,) for one level a sentence, (B, n) for one a token
-    ndim:int=3, # dimensions of the state it will multiply
-)->torch.Tensor: # (B, 1, 1) or (B, n, 1)
+    a,  # one number for each step, (T+1,)
+    t,  # steps, int64, (B,) for one level a sentence, (B, n) for one a token
+    ndim: int = 3,  # dimensions of the state it will multiply
+) -> torch.Tensor:  # (B, 1, 1) or (B, n, 1)
     "a[t], with axes of length 1 appended so that it broadcasts over a state (B, n, d)."
-    return a.to(t.device)[t].reshape(t.shape + (1,)*(ndim - t.dim()))
+    return a.to(t.device)[t].reshape(t.shape + (1,) * (ndim - t.dim()))
 
 # %% ../nbs/02_forward.ipynb #d556abfc
 def q_step(
-    z_s, # z_{t-1}, (B, n, d)
-    t, # steps in 0..T, int64, (B,) or (B, n); 0 leaves the row as it is
-    alpha_bar, # signal power left, (T+1,) float64
-    target, # True on rows of y, bool (B, n)
-    noise, # standard normal, (B, n, d)
-)->torch.Tensor: # z_t, (B, n, d)
+    z_s,  # z_{t-1}, (B, n, d)
+    t,  # steps in 0..T, int64, (B,) or (B, n); 0 leaves the row as it is
+    alpha_bar,  # signal power left, (T+1,) float64
+    target,  # True on rows of y, bool (B, n)
+    noise,  # standard normal, (B, n, d)
+) -> torch.Tensor:  # z_t, (B, n, d)
     "One step of partial noising: draw z_t from q(z_t | z_{t-1}) on target rows, keep source rows (Eq. 10)."
     beta = level(betas(alpha_bar), t)
-    z_t = (1-beta).sqrt().to(z_s)*z_s + beta.sqrt().to(z_s)*noise
-    return torch.where(target[...,None], z_t, z_s)
+    z_t = (1 - beta).sqrt().to(z_s) * z_s + beta.sqrt().to(z_s) * noise
+    return torch.where(target[..., None], z_t, z_s)
 
 # %% ../nbs/02_forward.ipynb #b184a8af
 def q_sample(
-    z_0, # clean states, (B, n, d)
-    t, # steps in 0..T, int64, (B,) or (B, n); 0 leaves the row as it is
-    alpha_bar, # signal power left, (T+1,) float64
-    target, # True on rows of y, bool (B, n)
-    noise, # standard normal, (B, n, d)
+    z_0,  # clean states, (B, n, d)
+    t,  # steps in 0..T, int64, (B,) or (B, n); 0 leaves the row as it is
+    alpha_bar,  # signal power left, (T+1,) float64
+    target,  # True on rows of y, bool (B, n)
+    noise,  # standard normal, (B, n, d)
     *,
-    factor:float=1., # F: standard deviation of the noise, relative to Eq. 11
-    absorb=None, # m, (d,): the state that a row ends in, exactly, at t = T
-    rate:float=None, # gamma: rows become m by a coin at every t, and not at t = T as such (F8)
-    uniform=None, # the coins, uniform in [0, 1), (B, n); needed with `rate`
-)->torch.Tensor: # z_t, (B, n, d)
+    factor: float = 1.0,  # F: standard deviation of the noise, relative to Eq. 11
+    absorb=None,  # m, (d,): the state that a row ends in, exactly, at t = T
+    rate: float = None,  # gamma: rows become m by a coin at every t, and not at t = T as such (F8)
+    uniform=None,  # the coins, uniform in [0, 1), (B, n); needed with `rate`
+) -> torch.Tensor:  # z_t, (B, n, d)
     "Draw z_t from q(z_t | z_0) in one go (Eq. 11); with `factor` and `absorb` Eq. F3, with `rate` Eq. F8."
-    alpha_bar_t = level(alpha_bar, t); steps = t.reshape(alpha_bar_t.shape)
+    alpha_bar_t = level(alpha_bar, t)
+    steps = t.reshape(alpha_bar_t.shape)
     m = z_0.new_zeros(()) if absorb is None else absorb.to(z_0)
-    z_t = m + alpha_bar_t.sqrt().to(z_0)*(z_0 - m) + factor*(1-alpha_bar_t).sqrt().to(z_0)*noise
+    z_t = m + alpha_bar_t.sqrt().to(z_0) * (z_0 - m) + factor * (1 - alpha_bar_t).sqrt().to(z_0) * noise
     if absorb is not None:
-        gone = steps == len(alpha_bar)-1 if rate is None else uniform[...,None] < rate*(1-alpha_bar_t).sqrt()
+        gone = steps == len(alpha_bar) - 1 if rate is None else uniform[..., None] < rate * (1 - alpha_bar_t).sqrt()
         z_t = torch.where(gone, m, z_t)
-    return torch.where(target[...,None] & (steps > 0), z_t, z_0)
+    return torch.where(target[..., None] & (steps > 0), z_t, z_0)
 
 # %% ../nbs/02_forward.ipynb #185d761b
 def input_scale(
-    t, # steps in 0..T, int64, (B,) or (B, n)
-    alpha_bar, # signal power left, (T+1,) float64
-    factor:float=1., # F
-)->torch.Tensor: # (B, 1, 1) or (B, n, 1) float64
+    t,  # steps in 0..T, int64, (B,) or (B, n)
+    alpha_bar,  # signal power left, (T+1,) float64
+    factor: float = 1.0,  # F
+) -> torch.Tensor:  # (B, 1, 1) or (B, n, 1) float64
     "1/sqrt(alpha_bar + F^2 (1 - alpha_bar)): brings a state of unit signal power back to unit power (Eq. F5)."
     alpha_bar_t = level(alpha_bar, t)
-    return (alpha_bar_t + factor**2*(1-alpha_bar_t)).rsqrt()
+    return (alpha_bar_t + factor**2 * (1 - alpha_bar_t)).rsqrt()

@@ -13,39 +13,46 @@ from torch import Tensor
 # %% ../nbs/06_importance.ipynb #d0a9c676
 class LossAware:
     "Draws steps in proportion to the root mean square of the last `keep` losses at each (Eq. 3). Lives on the CPU in float64, so that every device draws the same."
-    def __init__(self,
-        T:int, # diffusion steps
-        keep:int=10, # losses remembered for each step
-        uniform:float=0.001, # share of the draws that stays uniform
+
+    def __init__(
+        self,
+        T: int,  # diffusion steps
+        keep: int = 10,  # losses remembered for each step
+        uniform: float = 0.001,  # share of the draws that stays uniform
     ):
         self.T, self.keep, self.uniform = T, keep, uniform
         self.history, self.seen = torch.zeros(T, keep, dtype=torch.float64), torch.zeros(T, dtype=torch.long)
 
-    def probabilities(self)->Tensor: # p_t of t = 1..T, (T,) float64
+    def probabilities(self) -> Tensor:  # p_t of t = 1..T, (T,) float64
         "The law of Eq. 3, mixed with a little of the uniform one; uniform until every step has `keep` losses."
-        if (self.seen < self.keep).any(): return torch.full((self.T,), 1/self.T, dtype=torch.float64)
+        if (self.seen < self.keep).any():
+            return torch.full((self.T,), 1 / self.T, dtype=torch.float64)
         p = self.history.square().mean(1).sqrt()
-        return (1 - self.uniform)*p/p.sum() + self.uniform/self.T
+        return (1 - self.uniform) * p / p.sum() + self.uniform / self.T
 
-    def sample(self,
-        n:int, # how many
-        generator=None, # torch.Generator on the CPU
-    )->tuple: # t in 1..T, (n,), and weights 1/(T p_t), (n,) float32
+    def sample(
+        self,
+        n: int,  # how many
+        generator=None,  # torch.Generator on the CPU
+    ) -> tuple:  # t in 1..T, (n,), and weights 1/(T p_t), (n,) float32
         "Steps from `probabilities`, and the weights with which a mean of losses estimates their mean over all steps (Eq. 3)."
         p = self.probabilities()
         i = torch.multinomial(p, n, replacement=True, generator=generator)
-        return i + 1, (1/(self.T*p[i])).float()
+        return i + 1, (1 / (self.T * p[i])).float()
 
 # %% ../nbs/06_importance.ipynb #ba1afc4d
 @patch
-def update(self:LossAware,
-    t:Tensor, # steps 1..T, (n,)
-    losses:Tensor, # without their weights, (n,)
+def update(
+    self: LossAware,
+    t: Tensor,  # steps 1..T, (n,)
+    losses: Tensor,  # without their weights, (n,)
 ):
     "Remember `losses` in their order, each in the place of its step's oldest. Raises ValueError on a loss that is not finite."
     i, losses = t.detach().cpu() - 1, losses.detach().cpu().double()
-    if not losses.isfinite().all(): raise ValueError('a loss is not finite; kept, it would spoil the probabilities of all steps')
-    order = i.argsort(stable=True); i, losses = i[order], losses[order]
+    if not losses.isfinite().all():
+        raise ValueError('a loss is not finite; kept, it would spoil the probabilities of all steps')
+    order = i.argsort(stable=True)
+    i, losses = i[order], losses[order]
     count = torch.bincount(i, minlength=self.T)
     rank = torch.arange(len(i)) - (count.cumsum(0) - count)[i]
     last = rank >= count[i] - self.keep
@@ -54,14 +61,19 @@ def update(self:LossAware,
 
 # %% ../nbs/06_importance.ipynb #2d77404c
 @patch
-def state_dict(self:LossAware)->dict: # history (T, keep) and seen (T,)
+def state_dict(self: LossAware) -> dict:  # history (T, keep) and seen (T,)
     "All that a resumed run needs to go on with the same draws."
     return dict(history=self.history.clone(), seen=self.seen.clone())
 
+
 @patch
-def load_state_dict(self:LossAware,
-    d:dict, # from `state_dict`
+def load_state_dict(
+    self: LossAware,
+    d: dict,  # from `state_dict`
 ):
     "Go on from `d`. Raises ValueError if it was kept for another T or keep."
-    if d['history'].shape != self.history.shape: raise ValueError(f"a history of shape {tuple(d['history'].shape)} does not fit T={self.T}, keep={self.keep}: resume with the settings that it was made with")
+    if d['history'].shape != self.history.shape:
+        raise ValueError(
+            f'a history of shape {tuple(d["history"].shape)} does not fit T={self.T}, keep={self.keep}: resume with the settings that it was made with'
+        )
     self.history, self.seen = d['history'].clone(), d['seen'].clone()

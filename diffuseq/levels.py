@@ -11,86 +11,102 @@ from .schedule import sigmas, nearest_step
 
 # %% ../nbs/06_levels.ipynb #d3e1079b
 def stratified(
-    n:int, # how many
-    generator=None, # torch.Generator on the CPU
-)->torch.Tensor: # (n,) float64, each uniform in [0, 1)
+    n: int,  # how many
+    generator=None,  # torch.Generator on the CPU
+) -> torch.Tensor:  # (n,) float64, each uniform in [0, 1)
     "One uniform draw from each of n equal slices of [0, 1), in random order."
-    return (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator, dtype=torch.float64))/n
+    return (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator, dtype=torch.float64)) / n
+
 
 def log_sigma_steps(
-    n:int, # how many
-    alpha_bar, # (T+1,) float64
-    config, # a Config: sigma_min, sigma_max, full_noise, noise_factor
+    n: int,  # how many
+    alpha_bar,  # (T+1,) float64
+    config,  # a Config: sigma_min, sigma_max, full_noise, noise_factor
     generator=None,
-)->torch.Tensor: # t in 1..T, (n,)
+) -> torch.Tensor:  # t in 1..T, (n,)
     "Levels with log sigma uniform between two bounds, and a share at T (V4)."
     lo, hi = math.log(config.sigma_min), math.log(config.sigma_max)
     u, full = stratified(n, generator), stratified(n, generator) < config.full_noise
-    t = nearest_step((lo + u*(hi - lo)).exp(), alpha_bar, config.noise_factor)
+    t = nearest_step((lo + u * (hi - lo)).exp(), alpha_bar, config.noise_factor)
     return t.masked_fill(full, len(alpha_bar) - 1)
 
 # %% ../nbs/06_levels.ipynb #fd3d263a
 def draw_hidden(
-    valid, # True on target tokens, False on padding, bool (B, n)
-    generator=None, # torch.Generator on the CPU
-)->torch.Tensor: # True where the token is noised, bool (B, n)
+    valid,  # True on target tokens, False on padding, bool (B, n)
+    generator=None,  # torch.Generator on the CPU
+) -> torch.Tensor:  # True where the token is noised, bool (B, n)
     "A third each: everything, a random subset of random size, a suffix. At least one token."
     B, n = valid.shape
-    kind, share, order = torch.randint(3, (B, 1), generator=generator), torch.rand(B, 1, generator=generator), torch.rand(B, n, generator=generator)
+    kind, share, order = (
+        torch.randint(3, (B, 1), generator=generator),
+        torch.rand(B, 1, generator=generator),
+        torch.rand(B, n, generator=generator),
+    )
     length, place = valid.sum(1, keepdim=True), torch.arange(n)
-    order[torch.arange(B), (order.masked_fill(~valid, 2.)).argmin(1)] = -1.
-    hidden = torch.where(kind == 0, True, torch.where(kind == 1, order < share, place >= (share*length).floor()))
+    order[torch.arange(B), (order.masked_fill(~valid, 2.0)).argmin(1)] = -1.0
+    hidden = torch.where(kind == 0, True, torch.where(kind == 1, order < share, place >= (share * length).floor()))
     return hidden & valid
 
 # %% ../nbs/06_levels.ipynb #59bcc16f
 def draw_blocks(
-    B:int, n:int, # examples, positions
-    left:float, # s, share of the examples whose blocks follow from the left
-    generator=None, # torch.Generator on the CPU
-)->torch.Tensor: # number of the block of each position, 0..n-1, (B, n)
+    B: int,
+    n: int,  # examples, positions
+    left: float,  # s, share of the examples whose blocks follow from the left
+    generator=None,  # torch.Generator on the CPU
+) -> torch.Tensor:  # number of the block of each position, 0..n-1, (B, n)
     "Partitions into ordered blocks for (V7): blocks from the left, most of them of one word; the others half one block, half 2 to 8 random parts."
     draw = lambda k: torch.randint(k, (B, 1), generator=generator)
-    kind, parts, size = torch.rand(B, 1, generator=generator), 2 + draw(7), torch.tensor([1]*10 + [2, 4])[draw(12)]
-    scattered = (torch.rand(B, n, generator=generator)*parts).long().clamp(max=n - 1)
-    return torch.where(kind < left, torch.arange(n)//size, torch.where(kind < (1 + left)/2, scattered, 0))
+    kind, parts, size = torch.rand(B, 1, generator=generator), 2 + draw(7), torch.tensor([1] * 10 + [2, 4])[draw(12)]
+    scattered = (torch.rand(B, n, generator=generator) * parts).long().clamp(max=n - 1)
+    return torch.where(kind < left, torch.arange(n) // size, torch.where(kind < (1 + left) / 2, scattered, 0))
+
 
 def draw_levels(
-    valid, # True on target tokens, bool (B, n), on the CPU
-    config, # a Config
-    alpha_bar, # (T+1,) float64
+    valid,  # True on target tokens, bool (B, n), on the CPU
+    config,  # a Config
+    alpha_bar,  # (T+1,) float64
     generator=None,
-)->tuple: # t, 0 on padding and on committed words; rank: lower ones are settled before; (B, n) each
+) -> tuple:  # t, 0 on padding and on committed words; rank: lower ones are settled before; (B, n) each
     "Levels of a training batch: a law for t (`level_law`), and one for which tokens have it (`levels`; of several blocks each starts at T)."
     (B, n), T = valid.shape, len(alpha_bar) - 1
-    law = lambda k: log_sigma_steps(k, alpha_bar, config, generator) if config.level_law == 'log_sigma' else (1 + stratified(k, generator)*T).long()
+    law = lambda k: (
+        log_sigma_steps(k, alpha_bar, config, generator)
+        if config.level_law == 'log_sigma'
+        else (1 + stratified(k, generator) * T).long()
+    )
     if config.levels == 'blocks':
         rank = draw_blocks(B, n, config.left_share, generator)
-        return torch.where(rank.amax(1, keepdim=True) == 0, law(B)[:,None], T)*valid, rank
-    t = law(B*n).view(B, n) if config.levels == 'token' else law(B)[:,None]
-    t = t*(valid if config.levels == 'one' else draw_hidden(valid, generator))
+        return torch.where(rank.amax(1, keepdim=True) == 0, law(B)[:, None], T) * valid, rank
+    t = law(B * n).view(B, n) if config.levels == 'token' else law(B)[:, None]
+    t = t * (valid if config.levels == 'one' else draw_hidden(valid, generator))
     return t, (t > 0).long()
 
 # %% ../nbs/06_levels.ipynb #77254233
 def draw_told(
-    rank, # block of each position, (B, n)
-    share:float, # of the examples word by word from the left that are not told how many words remain
-    generator=None, # torch.Generator on the CPU
-)->torch.Tensor: # bool (B,)
+    rank,  # block of each position, (B, n)
+    share: float,  # of the examples word by word from the left that are not told how many words remain
+    generator=None,  # torch.Generator on the CPU
+) -> torch.Tensor:  # bool (B,)
     "Which examples are told how many words remain (V8): all that are not read word by word from the left, and of those but a share."
     words = (rank == torch.arange(rank.shape[1], device=rank.device)).all(1)
     return ~words | (torch.rand(len(rank), generator=generator) >= share).to(rank.device)
 
 # %% ../nbs/06_levels.ipynb #382ff138
 def time_grid(
-    steps:int, # denoiser calls
-    alpha_bar, # (T+1,) float64
-    config, # a Config
-)->list: # steps + 1 decreasing integers, the first T, the last 0
+    steps: int,  # denoiser calls
+    alpha_bar,  # (T+1,) float64
+    config,  # a Config
+) -> list:  # steps + 1 decreasing integers, the first T, the last 0
     "Times that a generation visits: even in log sigma (V4) or, for other laws, in t. Raises ValueError if steps is not in 1..T."
     T = len(alpha_bar) - 1
-    if not 1 <= steps <= T: raise ValueError(f'steps={steps}: must lie in 1..T={T}')
-    if config.level_law != 'log_sigma': return [round(T*(1 - k/steps)) for k in range(steps)] + [0]
-    sigma = torch.logspace(math.log10(config.sigma_max), math.log10(config.sigma_min), max(steps - 1, 1), dtype=torch.float64)[:steps - 1]
+    if not 1 <= steps <= T:
+        raise ValueError(f'steps={steps}: must lie in 1..T={T}')
+    if config.level_law != 'log_sigma':
+        return [round(T * (1 - k / steps)) for k in range(steps)] + [0]
+    sigma = torch.logspace(
+        math.log10(config.sigma_max), math.log10(config.sigma_min), max(steps - 1, 1), dtype=torch.float64
+    )[: steps - 1]
     inner, grid = nearest_step(sigma, alpha_bar, config.noise_factor).tolist(), [T]
-    for k, t in enumerate(inner): grid.append(max(min(t, grid[-1] - 1), steps - 1 - k))
+    for k, t in enumerate(inner):
+        grid.append(max(min(t, grid[-1] - 1), steps - 1 - k))
     return grid + [0]

@@ -14,15 +14,19 @@ import numpy as np
 def _numbered(grams):
     "The list `grams` as a set: the k-th occurrence of g is (g, k), the first is g itself."
     seen = set(grams)
-    if len(seen) == len(grams): return seen
+    if len(seen) == len(grams):
+        return seen
     count = {}
     for g in grams:
         count[g] = k = count.get(g, 0) + 1
-        if k > 1: seen.add((g, k))
+        if k > 1:
+            seen.add((g, k))
     return seen
 
-def ngram_sets(words:list, # words of one text
-    )->list: # four sets, for n = 1..4, of n-grams with their occurrences told apart
+
+def ngram_sets(
+    words: list,  # words of one text
+) -> list:  # four sets, for n = 1..4, of n-grams with their occurrences told apart
     "The n-grams of a text with their occurrences numbered, so that clipped counts are intersections. Eq. M5."
     return [_numbered(list(zip(*(words[i:] for i in range(n))))) for n in range(1, 5)]
 
@@ -30,29 +34,35 @@ def ngram_sets(words:list, # words of one text
 @lru_cache(2**20)
 def _score(m1, m2, m3, m4, h, r):
     "Eq. M3 with the smoothing of Eq. M4, from clipped matches and the lengths of hypothesis and reference."
-    if m1 == 0: return 0.
+    if m1 == 0:
+        return 0.0
     precisions, zeros = [], 0
     for n, m in enumerate((m1, m2, m3, m4)):
-        if m == 0 and h > 1: zeros += 1; m = 1 / (2**zeros * 5 / math.log(h))
-        precisions.append(m / max(1, h-n))
-    brevity = 1 if h > r else math.exp(1 - r/h)
-    return brevity * math.exp(math.fsum(0.25*math.log(p) for p in precisions if p > 0))
+        if m == 0 and h > 1:
+            zeros += 1
+            m = 1 / (2**zeros * 5 / math.log(h))
+        precisions.append(m / max(1, h - n))
+    brevity = 1 if h > r else math.exp(1 - r / h)
+    return brevity * math.exp(math.fsum(0.25 * math.log(p) for p in precisions if p > 0))
 
 # %% ../nbs/10_mbr.ipynb #bb9e5f77
-def bleu(hypothesis:str, # the text that is judged
-    references, # one text, or several
-    )->float: # 0..1
+def bleu(
+    hypothesis: str,  # the text that is judged
+    references,  # one text, or several
+) -> float:  # 0..1
     "Sentence BLEU of a text, split at blanks, with smoothing method 4: the value of NLTK. Eq. M3, M4. Raises ValueError without references."
     references = [references] if isinstance(references, str) else references
-    if not references: raise ValueError('bleu: no reference to compare with; give a text or a list of texts')
+    if not references:
+        raise ValueError('bleu: no reference to compare with; give a text or a list of texts')
     h, refs = hypothesis.split(), [r.split() for r in references]
     unions = (set().union(*sets) for sets in zip(*map(ngram_sets, refs)))
     closest = min((len(r) for r in refs), key=lambda n: (abs(n - len(h)), n))
     return _score(*(len(a & b) for a, b in zip(ngram_sets(h), unions)), len(h), closest)
 
 # %% ../nbs/10_mbr.ipynb #beac0402
-def bleu_matrix(candidates:list, # texts for one source
-    )->np.ndarray: # (k, k) float64: row = hypothesis, column = reference
+def bleu_matrix(
+    candidates: list,  # texts for one source
+) -> np.ndarray:  # (k, k) float64: row = hypothesis, column = reference
     "Sentence BLEU of every candidate against every candidate. Eq. M3. Raises TypeError for anything but a list of strings."
     if isinstance(candidates, str) or not all(isinstance(c, str) for c in candidates):
         raise TypeError(f'candidates of one source must be a list of strings, not {candidates!r:.80}')
@@ -68,20 +78,25 @@ def bleu_matrix(candidates:list, # texts for one source
     return out[np.ix_(rows, rows)]
 
 # %% ../nbs/10_mbr.ipynb #ab1bce9a
-def mbr_index(scores:np.ndarray, # (k, k) of `bleu_matrix`
-    )->int: # which candidate
+def mbr_index(
+    scores: np.ndarray,  # (k, k) of `bleu_matrix`
+) -> int:  # which candidate
     "The candidate of greatest summed BLEU against its fellows, the first of several. Eq. M2. Raises ValueError if there is none."
-    if not len(scores): raise ValueError('no candidates to choose from: every source needs at least one')
+    if not len(scores):
+        raise ValueError('no candidates to choose from: every source needs at least one')
     return int(np.argmax((scores * (1 - np.eye(len(scores)))).sum(-1)))
 
-def mbr_select(candidates:list, # for each source a list of texts
-    )->list: # for each source the text to print
+
+def mbr_select(
+    candidates: list,  # for each source a list of texts
+) -> list:  # for each source the text to print
     "Minimum Bayes risk: of each source's candidates the one that agrees most with the others, the first of several. Eq. M2. Raises ValueError for a source without candidates."
     return [c[mbr_index(bleu_matrix(c))] for c in candidates]
 
 # %% ../nbs/10_mbr.ipynb #f5372d03
-def self_bleu(scores:np.ndarray, # (k, k) of `bleu_matrix`
-    )->float: # 0..1; 0 for a single candidate
+def self_bleu(
+    scores: np.ndarray,  # (k, k) of `bleu_matrix`
+) -> float:  # 0..1; 0 for a single candidate
     "Mean BLEU over the pairs i < j of one source's candidates: how much they repeat each other."
     upper = scores[np.triu_indices(len(scores), 1)]
-    return float(upper.mean()) if len(upper) else 0.
+    return float(upper.mean()) if len(upper) else 0.0

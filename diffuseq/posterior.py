@@ -10,27 +10,28 @@ import torch
 
 # %% ../nbs/03_posterior.ipynb #de6f6be9
 def posterior_coefs(
-    alpha_bar_t, # signal power left at t, any shape, below 1
-    alpha_bar_s, # the same at an earlier step s, same shape
-)->tuple: # U, weight of z_t; E, weight of z_0; variance: same shape each
+    alpha_bar_t,  # signal power left at t, any shape, below 1
+    alpha_bar_s,  # the same at an earlier step s, same shape
+) -> tuple:  # U, weight of z_t; E, weight of z_0; variance: same shape each
     "Weights and variance of q(z_s | z_t, z_0) = N(U z_t + E z_0, variance I) by Bayes' rule (Eq. 13); s = t-1 is Eq. 14."
-    alpha = alpha_bar_t/alpha_bar_s
-    U = alpha**0.5*(1-alpha_bar_s)/(1-alpha_bar_t)
-    E = alpha_bar_s**0.5*(1-alpha)/(1-alpha_bar_t)
-    return U, E, (1-alpha)*(1-alpha_bar_s)/(1-alpha_bar_t)
+    alpha = alpha_bar_t / alpha_bar_s
+    U = alpha**0.5 * (1 - alpha_bar_s) / (1 - alpha_bar_t)
+    E = alpha_bar_s**0.5 * (1 - alpha) / (1 - alpha_bar_t)
+    return U, E, (1 - alpha) * (1 - alpha_bar_s) / (1 - alpha_bar_t)
 
 # %% ../nbs/03_posterior.ipynb #025e6daa
 def posterior_mean(
-    z_t, # the noisy state, (B, n, d)
-    z_0, # the clean state, known or predicted, (B, n, d)
-    alpha_bar_t, # signal power left at t, float64 tensor, (B, 1, 1) or (B, n, 1): 02_forward's level
-    alpha_bar_s, # the same at an earlier step s
-    target=None, # True on rows of y, bool (B, n); None: all rows
+    z_t,  # the noisy state, (B, n, d)
+    z_0,  # the clean state, known or predicted, (B, n, d)
+    alpha_bar_t,  # signal power left at t, float64 tensor, (B, 1, 1) or (B, n, 1): 02_forward's level
+    alpha_bar_s,  # the same at an earlier step s
+    target=None,  # True on rows of y, bool (B, n); None: all rows
     *,
-    absorb=None, # m, (d,), of the soft absorbing state
-)->torch.Tensor: # (B, n, d)
+    absorb=None,  # m, (d,), of the soft absorbing state
+) -> torch.Tensor:  # (B, n, d)
     "Mean of q(z_s | z_t, z_0) on target rows, z_0 itself on source rows (Eq. 14; with `absorb` Eq. P7)."
     U, E, _ = (c.to(z_t) for c in posterior_coefs(alpha_bar_t, alpha_bar_s))
-    mean = U*z_t + E*z_0
-    if absorb is not None: mean = mean + (1-U-E)*absorb.to(z_t)
-    return mean if target is None else torch.where(target[...,None], mean, z_0)
+    mean = U * z_t + E * z_0
+    if absorb is not None:
+        mean = mean + (1 - U - E) * absorb.to(z_t)
+    return mean if target is None else torch.where(target[..., None], mean, z_0)

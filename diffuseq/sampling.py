@@ -12,190 +12,248 @@ from .posterior import posterior_coefs, posterior_mean
 from .training import seed_of
 
 # %% ../nbs/09_sampling.ipynb #ff4924a3
-def ddpm_step(z_t, z_0, # state and guess, (B, n, d)
-              alpha_bar_t, alpha_bar_s, # signal power left at t and at an earlier s, float64 tensors, broadcastable
-              noise=0., # standard normal, (B, n, d)
-              *, factor:float=1., # F
-              absorb=None, # m, (d,)
-              large:bool=False, # variance beta instead of the posterior's
-              **_):
+def ddpm_step(
+    z_t,
+    z_0,  # state and guess, (B, n, d)
+    alpha_bar_t,
+    alpha_bar_s,  # signal power left at t and at an earlier s, float64 tensors, broadcastable
+    noise=0.0,  # standard normal, (B, n, d)
+    *,
+    factor: float = 1.0,  # F
+    absorb=None,  # m, (d,)
+    large: bool = False,  # variance beta instead of the posterior's
+    **_,
+):
     "An ancestral step (Eq. 12): a draw from the posterior of Eq. 14 with the guess in the place of z_0."
-    var = 1 - alpha_bar_t/alpha_bar_s if large else posterior_coefs(alpha_bar_t, alpha_bar_s)[2]
-    std = factor*(var*(alpha_bar_s < 1)).sqrt().to(z_t)
-    return posterior_mean(z_t, z_0, alpha_bar_t, alpha_bar_s, absorb=absorb) + std*noise
+    var = 1 - alpha_bar_t / alpha_bar_s if large else posterior_coefs(alpha_bar_t, alpha_bar_s)[2]
+    std = factor * (var * (alpha_bar_s < 1)).sqrt().to(z_t)
+    return posterior_mean(z_t, z_0, alpha_bar_t, alpha_bar_s, absorb=absorb) + std * noise
 
 # %% ../nbs/09_sampling.ipynb #d5a14f69
-def ddim_step(z_t, z_0, alpha_bar_t, alpha_bar_s, noise=0., *, factor:float=1., absorb=None,
-              eta:float=0., # 0: deterministic, 1: ancestral
-              **_): # z_s, (B, n, d); arguments as in `ddpm_step`
+def ddim_step(
+    z_t,
+    z_0,
+    alpha_bar_t,
+    alpha_bar_s,
+    noise=0.0,
+    *,
+    factor: float = 1.0,
+    absorb=None,
+    eta: float = 0.0,  # 0: deterministic, 1: ancestral
+    **_,
+):  # z_s, (B, n, d); arguments as in `ddpm_step`
     "A DDIM step between any t and s (G2; Song et al. 2020)."
-    m = 0. if absorb is None else absorb.to(z_t)
+    m = 0.0 if absorb is None else absorb.to(z_t)
     f = lambda x: x.to(z_t)
-    eps = (z_t - m - f(alpha_bar_t.sqrt())*(z_0 - m))/f((1 - alpha_bar_t).sqrt())
-    sigma = eta*posterior_coefs(alpha_bar_t, alpha_bar_s)[2].sqrt()
-    return m + f(alpha_bar_s.sqrt())*(z_0 - m) + f((1 - alpha_bar_s - sigma**2).clamp(min=0).sqrt())*eps + f(sigma)*factor*noise
+    eps = (z_t - m - f(alpha_bar_t.sqrt()) * (z_0 - m)) / f((1 - alpha_bar_t).sqrt())
+    sigma = eta * posterior_coefs(alpha_bar_t, alpha_bar_s)[2].sqrt()
+    return (
+        m
+        + f(alpha_bar_s.sqrt()) * (z_0 - m)
+        + f((1 - alpha_bar_s - sigma**2).clamp(min=0).sqrt()) * eps
+        + f(sigma) * factor * noise
+    )
 
 # %% ../nbs/09_sampling.ipynb #c5192eb8
-def renoise_step(z_t, z_0, alpha_bar_t, alpha_bar_s, noise=0., *, factor:float=1., absorb=None, **_):
+def renoise_step(z_t, z_0, alpha_bar_t, alpha_bar_s, noise=0.0, *, factor: float = 1.0, absorb=None, **_):
     "Noise the guess afresh (G3): the kernel p(y_{t-1} | w_t) of Eq. 8; shapes as in `ddpm_step`."
-    m = 0. if absorb is None else absorb.to(z_t)
-    return m + alpha_bar_s.sqrt().to(z_t)*(z_0 - m) + factor*(1 - alpha_bar_s).sqrt().to(z_t)*noise
+    m = 0.0 if absorb is None else absorb.to(z_t)
+    return m + alpha_bar_s.sqrt().to(z_t) * (z_0 - m) + factor * (1 - alpha_bar_s).sqrt().to(z_t) * noise
 
 # %% ../nbs/09_sampling.ipynb #ad2b0bc5
-def dpmpp_step(z_t, z_0, alpha_bar_t, alpha_bar_s, noise=0., *, factor:float=1., absorb=None,
-               last=None, # (guess, alpha_bar) of the step before
-               **_):
+def dpmpp_step(
+    z_t,
+    z_0,
+    alpha_bar_t,
+    alpha_bar_s,
+    noise=0.0,
+    *,
+    factor: float = 1.0,
+    absorb=None,
+    last=None,  # (guess, alpha_bar) of the step before
+    **_,
+):
     "A DPM-Solver++ (2M) step: DDIM with a guess that is extrapolated from the last two (G5; Lu et al. 2022); shapes as in `ddpm_step`."
     if last is not None and bool((alpha_bar_s < 1).all()):
-        lam = lambda a: 0.5*(a.log() - (-a).log1p())
+        lam = lambda a: 0.5 * (a.log() - (-a).log1p())
         h, h_last = lam(alpha_bar_s) - lam(alpha_bar_t), lam(alpha_bar_t) - lam(last[1])
-        z_0 = z_0 + (h/(2*h_last)).to(z_0)*(z_0 - last[0])
+        z_0 = z_0 + (h / (2 * h_last)).to(z_0) * (z_0 - last[0])
     return ddim_step(z_t, z_0, alpha_bar_t, alpha_bar_s, absorb=absorb)
 
 # %% ../nbs/09_sampling.ipynb #f3b9df93
-def repredict_step(z_t, z_0, alpha_bar_t, alpha_bar_s, noise=0., **options):
+def repredict_step(z_t, z_0, alpha_bar_t, alpha_bar_s, noise=0.0, **options):
     "The solver step of `diffuseq-v2` as released: a DPM-Solver++ step from a state that the guess has overwritten (G7); shapes as in `ddpm_step`."
     return dpmpp_step(z_0, z_0, alpha_bar_t, alpha_bar_s, **options)
 
 # %% ../nbs/09_sampling.ipynb #df119890
 def reabsorb(
-    z, # state after a step, (B, n, d)
-    alpha_bar_t, alpha_bar_s, # signal power left where the step started and where it ended, float64 tensors, broadcastable to (B, n)
-    absorb, # m, (d,)
-    rate:float, # gamma
-    uniform, # the coins, uniform in [0, 1), (B, n)
-)->torch.Tensor: # (B, n, d)
+    z,  # state after a step, (B, n, d)
+    alpha_bar_t,
+    alpha_bar_s,  # signal power left where the step started and where it ended, float64 tensors, broadcastable to (B, n)
+    absorb,  # m, (d,)
+    rate: float,  # gamma
+    uniform,  # the coins, uniform in [0, 1), (B, n)
+) -> torch.Tensor:  # (B, n, d)
     "Turn rows back into m by a coin, as `diffuseq-v2` does after every step (G8)."
-    return torch.where((uniform < rate*(1 - alpha_bar_t/alpha_bar_s).sqrt())[...,None], absorb.to(z), z)
+    return torch.where((uniform < rate * (1 - alpha_bar_t / alpha_bar_s).sqrt())[..., None], absorb.to(z), z)
 
 # %% ../nbs/09_sampling.ipynb #18a5f022
 STEPS = dict(ddpm=ddpm_step, ddim=ddim_step, dpmpp=dpmpp_step, renoise=renoise_step, repredict=repredict_step)
 
+
 def pairs_of(
-    grid, # decreasing times, T first, 0 last
-)->list: # of (t, s)
+    grid,  # decreasing times, T first, 0 last
+) -> list:  # of (t, s)
     "Neighbours of a grid: where each step starts and ends."
     return list(zip(grid, grid[1:]))
 
+
 def sample(
-    denoise, # (z_t (B, n, d), t: int) -> guess of z_0 (B, n, d)
-    z, # state at the first time, (B, n, d)
-    pairs, # of (t, s)
-    alpha_bar, # (T+1,) float64
-    sampler:str='ddpm', # a key of STEPS
-    *, noise=lambda z: torch.randn_like(z), # z -> standard normal of its shape
-    jump=None, # (state, alpha_bar_t, alpha_bar_s) -> state, after each step but the last: `reabsorb`
-    repair=None, # state -> state, after each step: puts the source back (anchoring b)
-    callback=None, # called with (t, s, z_t, guess)
-    **options, # factor, absorb, eta, large
-)->torch.Tensor: # (B, n, d)
+    denoise,  # (z_t (B, n, d), t: int) -> guess of z_0 (B, n, d)
+    z,  # state at the first time, (B, n, d)
+    pairs,  # of (t, s)
+    alpha_bar,  # (T+1,) float64
+    sampler: str = 'ddpm',  # a key of STEPS
+    *,
+    noise=lambda z: torch.randn_like(z),  # z -> standard normal of its shape
+    jump=None,  # (state, alpha_bar_t, alpha_bar_s) -> state, after each step but the last: `reabsorb`
+    repair=None,  # state -> state, after each step: puts the source back (anchoring b)
+    callback=None,  # called with (t, s, z_t, guess)
+    **options,  # factor, absorb, eta, large
+) -> torch.Tensor:  # (B, n, d)
     "Walk down `pairs` (G1). Keeps one state and at most one older guess, whatever the number of steps."
     last, step = None, STEPS[sampler]
     for t, s in pairs:
         guess, a_t, a_s = denoise(z, t), alpha_bar[t], alpha_bar[s]
-        if callback: callback(t, s, z, guess)
-        z = step(z, guess, a_t, a_s, noise(z) if s > 0 else 0., last=last, **options)
-        if jump and s > 0: z = jump(z, a_t, a_s)
-        if repair: z = repair(z)
+        if callback:
+            callback(t, s, z, guess)
+        z = step(z, guess, a_t, a_s, noise(z) if s > 0 else 0.0, last=last, **options)
+        if jump and s > 0:
+            z = jump(z, a_t, a_s)
+        if repair:
+            z = repair(z)
         last = (guess, a_t)
     return z
 
 # %% ../nbs/09_sampling.ipynb #855025e4
 def official_pairs(
-    steps:int,
-    T:int,
-)->list: # of (t, s)
+    steps: int,
+    T: int,
+) -> list:  # of (t, s)
     "The pairs of the authors' strided DDIM: times are `T//steps` apart, but each step is only one time long. As there, more than `steps` pairs where it does not divide T. Raises ValueError if steps is not in 1..T."
-    if not 1 <= steps <= T: raise ValueError(f'steps={steps}: must lie in 1..T={T}')
-    return [(t, t - 1) for t in range(T, 0, -(T//steps))]
+    if not 1 <= steps <= T:
+        raise ValueError(f'steps={steps}: must lie in 1..T={T}')
+    return [(t, t - 1) for t in range(T, 0, -(T // steps))]
 
 # %% ../nbs/09_sampling.ipynb #7d2ee915
-def truncated(u, bound:float):
+def truncated(u, bound: float):
     "Uniform numbers u, of any shape, made normal within `bound` standard deviations (G9); the same shape."
-    return math.sqrt(2)*torch.erfinv((2*u - 1)*math.erf(bound/math.sqrt(2)))
+    return math.sqrt(2) * torch.erfinv((2 * u - 1) * math.erf(bound / math.sqrt(2)))
+
 
 class RowNoise:
     "Random numbers for a batch, each row from its own generator."
-    def __init__(self, seed:int,
-                 keys, # of the rows: (place, candidate)
-                 lengths, # positions of each row that draw, list of int
-                 device='cpu'):
+
+    def __init__(
+        self,
+        seed: int,
+        keys,  # of the rows: (place, candidate)
+        lengths,  # positions of each row that draw, list of int
+        device='cpu',
+    ):
         self.lengths, self.device = lengths, device
         self.generators = [torch.Generator().manual_seed(seed_of(seed, *k)) for k in keys]
 
     def _fill(self, draw, n, *rest, dtype):
         out = torch.zeros(len(self.lengths), n, *rest, dtype=dtype)
-        for row, k, g in zip(out, self.lengths, self.generators): row[:k] = draw(k, *rest, generator=g, dtype=dtype)
+        for row, k, g in zip(out, self.lengths, self.generators):
+            row[:k] = draw(k, *rest, generator=g, dtype=dtype)
         return out.to(self.device)
 
-    def normal(self, z, bound:float=0.)->torch.Tensor:
+    def normal(self, z, bound: float = 0.0) -> torch.Tensor:
         "Standard normal of the shape of z, within `bound` standard deviations if it is not 0; zero beyond a row's length."
         draw = (lambda *shape, **k: truncated(torch.rand(*shape, **k), bound)) if bound else torch.randn
         return self._fill(draw, *z.shape[1:], dtype=z.dtype)
 
-    def uniform(self, n, dtype=torch.float32)->torch.Tensor: "Uniform in [0, 1), (B, n), zero beyond a row's length."; return self._fill(torch.rand, n, dtype=dtype)
+    def uniform(self, n, dtype=torch.float32) -> torch.Tensor:
+        "Uniform in [0, 1), (B, n), zero beyond a row's length."
+        return self._fill(torch.rand, n, dtype=dtype)
 
 # %% ../nbs/09_sampling.ipynb #3a48380e
 def choose_words(
-    p, # probabilities, (..., V)
-    tau=0., # temperature, a number or one for each position; 0: the most probable
-    u=None, # uniform in [0, 1), (...); needed if tau > 0
-)->torch.Tensor: # words, (...)
+    p,  # probabilities, (..., V)
+    tau=0.0,  # temperature, a number or one for each position; 0: the most probable
+    u=None,  # uniform in [0, 1), (...); needed if tau > 0
+) -> torch.Tensor:  # words, (...)
     "A word for every position, from p^(1/tau) normalised."
-    tau = torch.as_tensor(tau)[...,None].to(p)
-    if (tau <= 0).all(): return p.argmax(-1)
-    cdf = (p.log()/tau).softmax(-1).double().cumsum(-1)
-    return torch.searchsorted(cdf, (u.double()*cdf[...,-1])[...,None], right=True)[...,0].clamp(max=p.shape[-1] - 1)
+    tau = torch.as_tensor(tau)[..., None].to(p)
+    if (tau <= 0).all():
+        return p.argmax(-1)
+    cdf = (p.log() / tau).softmax(-1).double().cumsum(-1)
+    return torch.searchsorted(cdf, (u.double() * cdf[..., -1])[..., None], right=True)[..., 0].clamp(
+        max=p.shape[-1] - 1
+    )
+
 
 def surest(
-    score, # probabilities, (B, n)
-    hidden, # bool (B, n)
-    count, # how many to take from each row, (B,)
-)->torch.Tensor: # bool (B, n)
+    score,  # probabilities, (B, n)
+    hidden,  # bool (B, n)
+    count,  # how many to take from each row, (B,)
+) -> torch.Tensor:  # bool (B, n)
     "The `count` hidden positions with the largest score, one by one; neighbours of those that were taken come last."
     taken, rows = torch.zeros_like(hidden), torch.arange(len(hidden), device=hidden.device)
     for k in range(int(count.max())):
         beside = torch.nn.functional.pad(taken, (1, 1))
-        left = (score - 1.*(beside[:,2:] | beside[:,:-2])).masked_fill(taken | ~hidden, -2.)
-        taken[rows,left.argmax(-1)] |= k < count
+        left = (score - 1.0 * (beside[:, 2:] | beside[:, :-2])).masked_fill(taken | ~hidden, -2.0)
+        taken[rows, left.argmax(-1)] |= k < count
     return taken & hidden
 
 # %% ../nbs/09_sampling.ipynb #f99e146e
 def fill_in(
-    predict, # (ids (B, n), hidden (B, n) bool, asked (B, n) bool) -> probabilities at the K asked positions, in reading order, (K, V)
-    valid, # True on the target's positions, bool (B, n)
-    order:str='surest', # 'surest' or 'left'
-    steps:int=20, # of 'surest': denoiser calls at most; 'left' makes n calls
-    *, temperature:float=0.,
-    uniform=None, # n -> uniform numbers (B, n); needed if temperature > 0
-    callback=None, # called with (ids, hidden, guessed words) after each step
-)->torch.Tensor: # ids, (B, n), 0 outside `valid`
+    predict,  # (ids (B, n), hidden (B, n) bool, asked (B, n) bool) -> probabilities at the K asked positions, in reading order, (K, V)
+    valid,  # True on the target's positions, bool (B, n)
+    order: str = 'surest',  # 'surest' or 'left'
+    steps: int = 20,  # of 'surest': denoiser calls at most; 'left' makes n calls
+    *,
+    temperature: float = 0.0,
+    uniform=None,  # n -> uniform numbers (B, n); needed if temperature > 0
+    callback=None,  # called with (ids, hidden, guessed words) after each step
+) -> torch.Tensor:  # ids, (B, n), 0 outside `valid`
     "Generate by settling words in an order: Eq. 4 from the left, Eq. 6 surest first, Eq. 5 surest first with steps=1. Raises ValueError for another order."
-    if order not in ('surest', 'left'): raise ValueError(f"fill_in: order {order!r}; expected 'surest' or 'left'")
+    if order not in ('surest', 'left'):
+        raise ValueError(f"fill_in: order {order!r}; expected 'surest' or 'left'")
     B, n = valid.shape
     ids, hidden, length = torch.zeros(B, n, dtype=torch.long, device=valid.device), valid.clone(), valid.sum(1)
     K = length if order == 'left' else length.clamp(max=steps)
     for k in range(1, int(K.max()) + 1):
         asked = hidden & (torch.arange(n, device=valid.device) == k - 1) if order == 'left' else hidden
-        cool = 1. if order == 'left' else (1 - (k - 1)/K)[:,None].expand(B, n)[asked]
-        p, done = predict(ids, hidden, asked), ((length*k + K - 1)//K).clamp(max=length)
-        w = ids.masked_scatter(asked, choose_words(p, temperature*cool, uniform(n)[asked] if temperature > 0 else None))
-        take = asked if order == 'left' else surest(p.new_zeros(B, n).masked_scatter(asked, p.amax(-1)), hidden, done - (valid & ~hidden).sum(1))
+        cool = 1.0 if order == 'left' else (1 - (k - 1) / K)[:, None].expand(B, n)[asked]
+        p, done = predict(ids, hidden, asked), ((length * k + K - 1) // K).clamp(max=length)
+        w = ids.masked_scatter(
+            asked, choose_words(p, temperature * cool, uniform(n)[asked] if temperature > 0 else None)
+        )
+        take = (
+            asked
+            if order == 'left'
+            else surest(p.new_zeros(B, n).masked_scatter(asked, p.amax(-1)), hidden, done - (valid & ~hidden).sum(1))
+        )
         ids, hidden = torch.where(take, w, ids), hidden & ~take
-        if callback: callback(ids, hidden, w)
+        if callback:
+            callback(ids, hidden, w)
     return ids
 
 # %% ../nbs/09_sampling.ipynb #59868d4f
 def best_extensions(
-    logp, # log p of each beginning, (B, b)
-    length, # its words, an end token included, (B, b)
-    done, # True where it has ended, bool (B, b)
-    step, # log p of every next word, (B, b, V)
-    pad:int, # the word that an ended one takes
-)->tuple: # of the b best: score (G10), log p, length; the beginning they extend, the word; (B, b) each
+    logp,  # log p of each beginning, (B, b)
+    length,  # its words, an end token included, (B, b)
+    done,  # True where it has ended, bool (B, b)
+    step,  # log p of every next word, (B, b, V)
+    pad: int,  # the word that an ended one takes
+) -> tuple:  # of the b best: score (G10), log p, length; the beginning they extend, the word; (B, b) each
     "The best one-word extensions of all beginnings of a source, by mean log-probability (G10), the best first."
-    V, stay = step.shape[-1], torch.full_like(step[0,0], -float('inf')); stay[pad] = 0
-    total, size = logp[...,None] + torch.where(done[...,None], stay, step), length + ~done
-    score, at = (total/size[...,None]).flatten(1).topk(logp.shape[1])
-    parent = at//V
+    V, stay = step.shape[-1], torch.full_like(step[0, 0], -float('inf'))
+    stay[pad] = 0
+    total, size = logp[..., None] + torch.where(done[..., None], stay, step), length + ~done
+    score, at = (total / size[..., None]).flatten(1).topk(logp.shape[1])
+    parent = at // V
     return score, total.flatten(1).gather(1, at), size.gather(1, parent), parent, at % V

