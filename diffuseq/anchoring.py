@@ -19,7 +19,8 @@ def nearest_words(
     "The word nearest to each row of `z` in L2 (A1): anchoring (a)."
     with torch.autocast(z.device.type, enabled=False):
         W = table.double() if z.dtype == torch.float64 else table.float()
-        half, rows = W.square().sum(-1) / 2, z.to(W.dtype).reshape(-1, z.shape[-1])
+        half = W.square().sum(-1) / 2
+        rows = z.to(W.dtype).reshape(-1, z.shape[-1])
         slices = rows.split(max(1, budget // len(W)))
         return torch.cat([(r @ W.T - half).argmax(-1) for r in slices]).view(z.shape[:-1])
 
@@ -29,7 +30,7 @@ def anchor(
     table: Tensor,  # W, (V, d)
     target: Tensor = None,  # rows that are rounded, bool (B, n); None: all
 ) -> Tensor:  # (B, n, d)
-    "Anchoring (a): each row of the prediction is replaced by its nearest word's vector (A1); rows outside `target` are kept."
+    "Anchoring (a): each row of the prediction becomes its nearest word's vector (A1); rows outside `target` are kept."
     words = table[nearest_words(z_0_hat, table)].to(z_0_hat.dtype)
     return words if target is None else torch.where(target[..., None], words, z_0_hat)
 

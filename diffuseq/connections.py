@@ -6,7 +6,7 @@
 __all__ = ['sequences', 'random_conditional', 'ar_factors', 'ar_joint', 'fully_nar_joint', 'token_conditionals', 'kl',
            'total_correlation', 'iter_nar_joint', 'blocks_as_iter_nar', 'diffusion_joint', 'random_chain',
            'diffuseq_factors', 'diffuseq_joint', 'to_iter_nar', 'to_diffusion', 'exact_denoiser', 'order_log_prob',
-           'taught_log_prob', 'model_log_prob']
+           'taught_log_prob', 'rows_log_prob', 'model_log_prob']
 
 # %% ../nbs/13_connections.ipynb #ad51764b
 import math, torch
@@ -70,7 +70,7 @@ def token_conditionals(
     joint,  # p(w^y | w^x), (S, V, ..., V)
     known=(),  # A, the positions that are seen
 ) -> torch.Tensor:  # p(w_i | w_A, w^x), (S, V**n, n, V): for each sequence that is looked at
-    "What a perfect network says of every token when it sees those at `known`; these it repeats (the factors of Eq. J3)."
+    "What a perfect network says of every token when it sees those at `known`, which it repeats (factors of Eq. J3)."
     n, V = joint.dim() - 1, joint.shape[-1]
     w, known = sequences(V, n), torch.tensor(known, dtype=torch.long)
     agree = (w[:, None, known] == w[None, :, known]).all(-1)
@@ -121,16 +121,18 @@ def diffusion_joint(
     steps,  # p(y_{t-1} | y_t, w^x) for t = T..1, (S, G**n, G**n) each
     last,  # p(w^y | y_0, w^x), (S, G**n, V**n)
 ) -> torch.Tensor:  # p(w^y | w^x), (S, V**n)
-    "Vector after vector, then one reading; the vectors summed out: Eq. 7, 21, and Eq. 22 where the tables are products over positions."
+    """Vector after vector, then one reading; the vectors summed out: Eq. 7, 21.
+
+    Where the tables are products over positions it is Eq. 22.
+    """
     y = prior.expand(len(last), -1)
     for step in steps:
         y = torch.einsum('sa,sab->sb', y, step)
     return torch.einsum('sa,sab->sb', y, last)
 
 # %% ../nbs/13_connections.ipynb #a62830ec
-Chain = namedtuple(
-    'Chain', 'prior rounding renoise'
-)  # p(y_T); p(w_t | y_t, w^x) for t = 0..T; p(y_t | w_{t+1}) for t = 0..T-1
+# p(y_T); p(w_t | y_t, w^x) for t = 0..T; p(y_t | w_{t+1}) for t = 0..T-1
+Chain = namedtuple('Chain', 'prior rounding renoise')
 
 # %% ../nbs/13_connections.ipynb #bce8a8e1
 def random_chain(
@@ -153,10 +155,23 @@ def diffuseq_factors(
     chain,  # the three kinds of tables
     eq=8,  # 8 or 9
 ) -> list:  # (names of the axes, table)
-    "The factors of Eq. 8, 24 or of Eq. 9, 23 in the order of their printing, after p(y_T), which the paper leaves out."
+    """The factors of Eq. 8, 24 or of Eq. 9, 23 in the order of their printing.
+
+    Before them stands p(y_T), which the paper leaves out.
+
+    Raises
+    ------
+    ValueError
+        If `eq` is neither 8 nor 9.
+    """
     T = len(chain.renoise)
-    rounding = lambda t: (('s', f'y{t}', f'w{t}'), chain.rounding[t])
-    renoise = lambda t: ((f'w{t + 1}', f'y{t}'), chain.renoise[t])
+
+    def rounding(t):
+        return ('s', f'y{t}', f'w{t}'), chain.rounding[t]
+
+    def renoise(t):
+        return (f'w{t + 1}', f'y{t}'), chain.renoise[t]
+
     prior = ((f'y{T}',), chain.prior)
     if eq == 8:
         return [prior, rounding(0)] + [f for t in range(T, 0, -1) for f in (rounding(t), renoise(t - 1))]
@@ -167,19 +182,26 @@ def diffuseq_factors(
 
 def _sum_product(factors, keep):
     "Multiply tables with named axes; sum over every axis that is not in `keep`."
-    number = {a: i for i, a in enumerate(dict.fromkeys(a for axes, _ in factors for a in axes))}
-    return torch.einsum(
-        *[x for axes, table in factors for x in (table, [number[a] for a in axes])], [number[a] for a in keep]
-    )
+    names = dict.fromkeys(a for axes, _ in factors for a in axes)
+    number = {a: i for i, a in enumerate(names)}
+    operands = [x for axes, table in factors for x in (table, [number[a] for a in axes])]
+    return torch.einsum(*operands, [number[a] for a in keep])
 
 # %% ../nbs/13_connections.ipynb #6b5f7fc6
 def diffuseq_joint(
     chain,  # the three kinds of tables
     eq=26,  # 8, 9, 25 or 26: where the sums stand
 ) -> torch.Tensor:  # p(w^y | w^x), (S, V**n)
-    "p_DiffuSeq(w^y | w^x), summed as Eq. 8, 24, as Eq. 9, 23, as Eq. 25 or as Eq. 26 is printed."
+    """p_DiffuSeq(w^y | w^x), summed as Eq. 8, 24, as Eq. 9, 23, as Eq. 25 or as Eq. 26 is printed.
+
+    Raises
+    ------
+    ValueError
+        If `eq` is another number.
+    """
     T = len(chain.renoise)
-    y, w = ([f'{a}{t}' for t in range(T, -1, -1)] for a in 'yw')
+    y = [f'y{t}' for t in range(T, -1, -1)]
+    w = [f'w{t}' for t in range(T, -1, -1)]
     if eq in (8, 9):
         paths = _sum_product(diffuseq_factors(chain, eq), ['s', 'w0', *y, *w[:T]])
         return paths.flatten(2).sum(-1)
@@ -187,7 +209,8 @@ def diffuseq_joint(
     if eq == 25:
         inner = [(('s', *y), _sum_product(steps, ['s', *y]))]
     elif eq == 26:
-        inner = [(axes := ('s', y[i], y[i + 1]), _sum_product(steps[2 * i : 2 * i + 2], axes)) for i in range(T)]
+        axes = [('s', y[i], y[i + 1]) for i in range(T)]
+        inner = [(a, _sum_product(steps[2 * i : 2 * i + 2], a)) for i, a in enumerate(axes)]
     else:
         raise ValueError(f'diffuseq_joint: eq={eq!r}; choose 8, 9, 25 or 26')
     return _sum_product([prior, final, *inner], ['s', 'w0'])
@@ -207,11 +230,8 @@ def to_diffusion(
 ) -> tuple:  # (p(y_T), T steps (S, G**n, G**n), reading (S, G**n, V**n)) for `diffusion_joint`
     "Sum the words out of DiffuSeq: the steps of Eq. 7 (Eq. C2)."
     pairs = zip(chain.rounding[::-1], chain.renoise[::-1])
-    return (
-        chain.prior,
-        [torch.einsum('saw,wb->sab', rounding, renoise) for rounding, renoise in pairs],
-        chain.rounding[0],
-    )
+    steps = [torch.einsum('saw,wb->sab', rounding, renoise) for rounding, renoise in pairs]
+    return chain.prior, steps, chain.rounding[0]
 
 # %% ../nbs/13_connections.ipynb #d911a896
 def exact_denoiser(
@@ -237,7 +257,13 @@ def order_log_prob(
     ids,  # w^y, (B, n) int64
     blocks,  # lists of positions, in the order in which they are settled
 ) -> torch.Tensor:  # log p(w^y | w^x) in nats, (B,)
-    "The exact log-probability of drawing `ids` block after block (Eq. J7). Hidden ids reach `predict` as 0. Raises ValueError unless the blocks hold each position once."
+    """The exact log-probability of drawing `ids` block after block (Eq. J7). Hidden ids reach `predict` as 0.
+
+    Raises
+    ------
+    ValueError
+        Unless the blocks hold each position once.
+    """
     n = ids.shape[1]
     if sorted(i for b in blocks for i in b) != list(range(n)):
         raise ValueError(f'order_log_prob: blocks {blocks} must hold each of the positions 0..{n - 1} once')
@@ -249,52 +275,69 @@ def order_log_prob(
     return total
 
 # %% ../nbs/13_connections.ipynb #dea44113
-from .sampling import fill_in
-from .training import evaluating
+from .base import encode_checked
+from .core import evaluating
+from .decoding import encode_candidates, unmask
 
 
 def taught_log_prob(
-    predict,  # (ids (B, n), hidden (B, n) bool, asked (B, n) bool) -> word probabilities at the K asked places, in reading order, (K, V)
+    # (ids, masked, asked), (B, n) each -> word probabilities at the K asked places, in reading order, (K, V)
+    predict,
     ids,  # w^y, (B, n)
     valid,  # True on the places of each target, bool (B, n)
-    order='left',  # 'left' or 'surest'
-    steps=20,  # of 'surest': calls of the network
+    order='left-to-right',  # or 'confidence'
+    steps=20,  # by confidence: network evaluations
 ) -> torch.Tensor:  # log p in nats, (B,) float64
-    "log of the probability that `fill_in` writes `ids` if every word is drawn at temperature 1, without the cooling of surest first (Eq. J9, without the length)."
-    total, now = torch.zeros(len(ids), dtype=torch.float64, device=ids.device), {}
+    """log of the probability that `unmask` writes `ids` (Eq. J9, without the length).
 
-    def teach(settled, hidden, asked):
-        p, w = predict(settled, hidden, asked).double(), ids[asked]
+    Every word is drawn at temperature 1, without the cooling of the order by confidence.
+    """
+    total = torch.zeros(len(ids), dtype=torch.float64, device=ids.device)
+    now = {}
+
+    def teach(clean, masked, asked):
+        p, w = predict(clean, masked, asked).double(), ids[asked]
         log_p = (p.gather(-1, w[:, None])[:, 0] / p.sum(-1)).log()
-        now.update(hidden=hidden, log_p=log_p.new_zeros(hidden.shape).masked_scatter(asked, log_p))
+        now.update(masked=masked, log_p=log_p.new_zeros(masked.shape).masked_scatter(asked, log_p))
         return p.amax(-1, keepdim=True) * one_hot(w, p.shape[-1])
 
-    def note(settled, hidden, words):
-        total.add_(now['log_p'].masked_fill(hidden | ~now['hidden'], 0.0).sum(1))
+    def note(clean, masked, words):
+        total.add_(now['log_p'].masked_fill(masked | ~now['masked'], 0.0).sum(1))
 
-    fill_in(teach, valid, order, steps, callback=note)
+    unmask(teach, valid, order, steps, callback=note)
     return total
 
 # %% ../nbs/13_connections.ipynb #9be2b9b2
-def model_log_prob(
-    model,  # a DiffuSeq of the `fast` recipe
-    sources,
-    targets,  # lists of strings
-    order='left',  # 'left' or 'surest'
-    steps=20,  # of 'surest'
+def rows_log_prob(
+    model,  # a BlockDiffuSeq
+    rows,  # of {src_ids, trg_ids}
+    order='left-to-right',  # or 'confidence'
+    steps=20,  # by confidence: network evaluations
     batch_size=64,  # pairs at once
 ) -> dict:  # (B,) float64 each: log_prob and, of it, length, in nats; tokens, the end among them; bits_per_token
-    "Exact log p(w^y | w^x) of a trained network that settles its words in an order, the length included (Eq. J9)."
-    rows, out = model._encoded(sources, targets), []
+    "Exact log p(w^y | w^x) of a network that unmasks its words in an order, the length included (Eq. J9)."
+    out = []
     with evaluating(model):
         for part in (rows[i : i + batch_size] for i in range(0, len(rows), batch_size)):
             n = torch.tensor([len(r['trg_ids']) for r in part], device=model.device)
             valid = torch.arange(int(n.max()), device=n.device) < n[:, None]
             ids = torch.nn.utils.rnn.pad_sequence([n.new_tensor(r['trg_ids']) for r in part], batch_first=True)
-            src = model._read_sources(part, [(i, 0) for i in range(len(part))])
-            length = model.net.length_logits(src).double().index_fill(1, n.new_tensor([0]), -torch.inf).log_softmax(-1)
-            words = taught_log_prob(model._predictor(src, valid), ids, valid, order, steps)
-            length = length.gather(1, n[:, None])[:, 0]
+            cache = encode_candidates(model, part, [(i, 0) for i in range(len(part))])
+            scores = model.net.length_logits(cache).double().index_fill(1, n.new_tensor([0]), -torch.inf)
+            length = scores.log_softmax(-1).gather(1, n[:, None])[:, 0]
+            words = taught_log_prob(model.predictor(cache, valid), ids, valid, order, steps)
             out.append(torch.stack([words + length, length, n.double()]))
     log_prob, length, tokens = torch.cat(out, 1)
     return dict(log_prob=log_prob, length=length, tokens=tokens, bits_per_token=-log_prob / tokens / math.log(2))
+
+
+def model_log_prob(
+    model,  # a BlockDiffuSeq
+    sources,  # iterables of strings
+    targets,
+    order='left-to-right',  # or 'confidence'
+    steps=20,  # by confidence: network evaluations
+    batch_size=64,  # pairs at once
+) -> dict:  # as of `rows_log_prob`
+    "Exact log p(w^y | w^x) of pairs of strings in an order of generation, the length included (Eq. J9)."
+    return rows_log_prob(model, encode_checked(model, sources, targets), order, steps, batch_size)

@@ -67,7 +67,10 @@ def q_sample(
     m = z_0.new_zeros(()) if absorb is None else absorb.to(z_0)
     z_t = m + alpha_bar_t.sqrt().to(z_0) * (z_0 - m) + factor * (1 - alpha_bar_t).sqrt().to(z_0) * noise
     if absorb is not None:
-        gone = steps == len(alpha_bar) - 1 if rate is None else uniform[..., None] < rate * (1 - alpha_bar_t).sqrt()
+        if rate is None:
+            gone = steps == len(alpha_bar) - 1
+        else:
+            gone = uniform[..., None] < rate * (1 - alpha_bar_t).sqrt()
         z_t = torch.where(gone, m, z_t)
     return torch.where(target[..., None] & (steps > 0), z_t, z_0)
 

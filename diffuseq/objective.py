@@ -21,7 +21,8 @@ def gaussian_kl(
     var_p,  # its variance
 ) -> Tensor:  # float64, nats, elementwise
     "KL(N(mean_q, var_q) || N(mean_p, var_p)) of each number (O1)."
-    var_q, var_p = (torch.as_tensor(v, dtype=torch.float64) for v in (var_q, var_p))
+    var_q = torch.as_tensor(var_q, dtype=torch.float64)
+    var_p = torch.as_tensor(var_p, dtype=torch.float64)
     return 0.5 * ((var_p / var_q).log() - 1 + (var_q + (mean_q - mean_p) ** 2) / var_p)
 
 # %% ../nbs/05_objective.ipynb #c5838ae8
@@ -51,7 +52,7 @@ def kl_t(
     factor: float = 1.0,  # F
     var: Tensor = None,  # variance of p(z_s | z_t) where F = 1, (B,); None: the posterior's
 ) -> Tensor:  # (B,) float64, nats
-    "KL of q(z_s | z_t, z_0) from p(z_s | z_t) over the target rows: Eq. 16 with its square; s = t-1 is a middle term of Eq. 15."
+    "KL of q(z_s | z_t, z_0) from p(z_s | z_t) over the target rows (Eq. 16, squared E); s = t-1 is a term of Eq. 15."
     _, E, v = posterior_coefs(level(alpha_bar, t), level(alpha_bar, s))
     var = v if var is None else level(var, torch.arange(len(t), device=t.device))
     return _sum_target(gaussian_kl(E * z_0.double(), factor**2 * v, E * z_0_hat.double(), factor**2 * var), target)
@@ -76,33 +77,39 @@ def round_nll(
 ) -> Tensor:  # (B,) float64, nats
     "-log p(w | z_0), summed over the target rows: the read-out's term of Eq. 15."
     goal = ids.masked_fill(~target, -100)
-    return F.cross_entropy(logits.double().flatten(0, 1), goal.flatten(), reduction='none').view_as(ids).sum(-1)
+    nll = F.cross_entropy(logits.double().flatten(0, 1), goal.flatten(), reduction='none')
+    return nll.view_as(ids).sum(-1)
 
 # %% ../nbs/05_objective.ipynb #76e93a87
 def step_plan(
     alpha_bar: Tensor,  # signal power left, (T+1,) float64
     grid: Tensor,  # increasing steps of the chain: one transition less
     size: tuple,  # (draws, B)
-    samples: int = None,  # S, the strata; None: every transition once
+    samples: int = None,  # S, the strata; None: every transition once, S is their number
     generator=None,  # torch.Generator on the CPU
     factor: float = 1.0,  # F
-) -> tuple:  # places of the transitions in the grid, (S, draws, B) (S: all of them where samples is None), and their weights in the sum, float64
-    "Which terms of the sum in Eq. 15 are computed: all with weight 1, or a stratified draw that is unbiased for their sum (O6)."
+) -> tuple:  # places of the transitions in the grid, (S, draws, B), and their weights in the sum, float64
+    "Which terms of the sum in Eq. 15 are computed: all with weight 1, or a stratified draw, unbiased for the sum (O6)."
     n = len(grid) - 1
     if samples is None or n == 0:
         return torch.arange(n).view(-1, 1, 1).expand(n, *size), torch.ones(n, *size, dtype=torch.float64)
     a = alpha_bar[grid]
     mass = torch.log1p(a / (1 - a) / factor**2)
     pi = (mass[:-1] - mass[1:]) / (mass[0] - mass[-1])
-    u = (
-        torch.arange(samples).view(-1, 1, 1) + torch.rand(samples, *size, generator=generator, dtype=torch.float64)
-    ) / samples
+    stratum = torch.arange(samples).view(-1, 1, 1)
+    u = (stratum + torch.rand(samples, *size, generator=generator, dtype=torch.float64)) / samples
     k = torch.searchsorted(pi.cumsum(0), u).clamp(max=n - 1)
     return k, 1 / (samples * pi[k])
 
 # %% ../nbs/05_objective.ipynb #6a8b4a65
 def _check_chain(grid, alpha_bar, draws, samples):
-    "The steps of the chain as a tensor, or ValueError."
+    """The steps of the chain as a tensor.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 2 draws or less than 1 sample, or the grid does not increase from 1 or later to T.
+    """
     T = len(alpha_bar) - 1
     grid = torch.arange(1, T + 1) if grid is None else torch.as_tensor(grid).cpu()
     if draws < 2:
@@ -116,15 +123,18 @@ def _check_chain(grid, alpha_bar, draws, samples):
 # %% ../nbs/05_objective.ipynb #8d493fb9
 def _collect(step, ends, grid, index, weight, device):
     "Fill in every planned term and add up."
-    (S, draws, B), grid = index.shape, grid.to(device)
-    index, weight = index.to(device), weight.to(device)
+    S, draws, B = index.shape
+    grid = grid.to(device)
+    index = index.to(device)
+    weight = weight.to(device)
     kl = torch.zeros_like(weight)
     for i in range(S):
         for r in range(draws):
             kl[i, r] = step(grid[index[i, r]], grid[index[i, r] + 1])
     end = torch.stack([ends(grid[:1].expand(B)) for _ in range(draws)])
     parts = torch.cat([weight * kl, end.sum(1)[None]])
-    (L_T, L_0, L_round), L_t = end.mean(0), parts[:-1].mean(1).sum(0)
+    L_T, L_0, L_round = end.mean(0)
+    L_t = parts[:-1].mean(1).sum(0)
     return dict(
         L_T=L_T,
         L_t=L_t,
@@ -140,7 +150,7 @@ def _collect(step, ends, grid, index, weight, device):
 @torch.no_grad()
 def bound_terms(
     denoise,  # callable (z_t (B, n, d), t (B,)) -> guess of z_0 (B, n, d)
-    read,  # callable (z (B, n, d), t (B,)) -> scores of words (B, n, V): given z_0, t = 0, if beta_0 > 0; else given z_t at t = grid[0]
+    read,  # callable (z (B, n, d), t (B,)) -> scores of words (B, n, V); see below
     ids: Tensor,  # w, (B, n)
     emb: Tensor,  # Emb(w), (B, n, d)
     target: Tensor,  # the rows whose probability is bounded, bool (B, n)
@@ -153,21 +163,29 @@ def bound_terms(
     samples: int = None,  # strata of the sum over steps; None: each of its terms
     draws: int = 2,  # independent noises for each term, at least 2
     generator=None,  # torch.Generator on the CPU
-) -> (
-    dict
-):  # float64, nats: L_T, L_t, L_0, L_round, total, total_se (B,); the single terms L_at_t (S, draws, B) and their t
-    "The bound of Eq. 1 = Eq. 15, or (O5), for each example, with the standard error of its total. Raises ValueError on a bad grid."
-    grid, a = _check_chain(grid, alpha_bar, draws, samples), alpha_bar.cpu().clone()
+) -> dict:  # float64, nats: L_T, L_t, L_0, L_round, total, total_se, (B,); the terms L_at_t and their t, (S, draws, B)
+    """The bound of Eq. 1 = Eq. 15, or (O5), for each example, with the standard error of its total.
+
+    `read` is given z_0 and t = 0 if `beta_0` > 0, else z_t at t = grid[0].
+
+    Raises
+    ------
+    ValueError
+        If `grid`, `draws` or `samples` cannot make a chain and a standard error.
+    """
+    grid = _check_chain(grid, alpha_bar, draws, samples)
+    a = alpha_bar.cpu().clone()
     if absorb is not None:
         a[-1] = 0
     index, weight = step_plan(a, grid, (draws, len(ids)), samples, generator, factor)
 
+    def noise():
+        return torch.randn(emb.shape, generator=generator, dtype=torch.float64).to(emb.device)
+
     def states(t):
-        eps_0, eps_t = (
-            torch.randn(emb.shape, generator=generator, dtype=torch.float64).to(emb.device) for _ in range(2)
-        )
-        z_0 = torch.where(target[..., None], q_z0(emb.double(), beta_0, eps_0), emb.double())
-        return z_0, q_sample(z_0, t, a, target, eps_t, factor=factor, absorb=absorb).to(emb.dtype)
+        z_0 = torch.where(target[..., None], q_z0(emb.double(), beta_0, noise()), emb.double())
+        z_t = q_sample(z_0, t, a, target, noise(), factor=factor, absorb=absorb)
+        return z_0, z_t.to(emb.dtype)
 
     def step(s, t):
         z_0, z_t = states(t)
@@ -175,12 +193,12 @@ def bound_terms(
 
     def ends(t):
         z_0, z_1 = states(t)
-        L_0 = (
-            kl_0(z_0, denoise(z_1, t), beta_0, target)
-            if beta_0
-            else torch.zeros(len(ids), dtype=torch.float64, device=emb.device)
-        )
-        scores = read(z_0.to(emb.dtype), torch.zeros_like(t)) if beta_0 else read(z_1, t)
+        if beta_0:
+            L_0 = kl_0(z_0, denoise(z_1, t), beta_0, target)
+            scores = read(z_0.to(emb.dtype), torch.zeros_like(t))
+        else:
+            L_0 = torch.zeros(len(ids), dtype=torch.float64, device=emb.device)
+            scores = read(z_1, t)
         return torch.stack([kl_T(z_0, a, target, factor), L_0, round_nll(scores, ids, target)])
 
     return _collect(step, ends, grid, index, weight, emb.device)
@@ -201,9 +219,10 @@ def token_loss(
     ids: Tensor,  # w, (B, n)
     mask: Tensor = None,  # the rows that count, bool (B, n); None: all
 ) -> Tensor:  # (B,), nats for each counted row
-    "Mean of -log p(w_i) over the rows of `mask`: the rounding term of Eq. 2 (the `fast` recipe's loss is `Denoiser.token_nll` of 04_denoiser)."
+    "Mean of -log p(w_i) over the rows of `mask`: the rounding term of Eq. 2."
     goal = ids if mask is None else ids.masked_fill(~mask, -100)
-    return masked_mean(F.cross_entropy(logits.flatten(0, 1), goal.flatten(), reduction='none').view_as(ids), mask)
+    nll = F.cross_entropy(logits.flatten(0, 1), goal.flatten(), reduction='none')
+    return masked_mean(nll.view_as(ids), mask)
 
 # %% ../nbs/05_objective.ipynb #4b2f7d10
 def simple_loss(
@@ -217,7 +236,13 @@ def simple_loss(
     alpha_bar_T: float,  # the last entry of the schedule
     loss_on: str = 'target',  # rows that count: 'target' (Eq. 2) or 'all' (the authors' code)
 ) -> dict:  # mse, tT, rounding: (B,) each; their sum is the loss
-    "The terms of Eq. 2 (the last line of Eq. 17) as means, example by example. Raises ValueError on an unknown `loss_on`."
+    """The terms of Eq. 2 (the last line of Eq. 17) as means, example by example.
+
+    Raises
+    ------
+    ValueError
+        If `loss_on` is neither 'target' nor 'all'.
+    """
     if loss_on not in ('target', 'all'):
         raise ValueError(f"loss_on={loss_on!r}; choose 'target' or 'all'")
     mask = target if loss_on == 'target' else None

@@ -13,7 +13,7 @@ def posterior_coefs(
     alpha_bar_t,  # signal power left at t, any shape, below 1
     alpha_bar_s,  # the same at an earlier step s, same shape
 ) -> tuple:  # U, weight of z_t; E, weight of z_0; variance: same shape each
-    "Weights and variance of q(z_s | z_t, z_0) = N(U z_t + E z_0, variance I) by Bayes' rule (Eq. 13); s = t-1 is Eq. 14."
+    "Weights and variance of q(z_s | z_t, z_0) = N(U z_t + E z_0, var I) by Bayes' rule (Eq. 13); s = t-1 is Eq. 14."
     alpha = alpha_bar_t / alpha_bar_s
     U = alpha**0.5 * (1 - alpha_bar_s) / (1 - alpha_bar_t)
     E = alpha_bar_s**0.5 * (1 - alpha) / (1 - alpha_bar_t)

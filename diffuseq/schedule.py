@@ -44,7 +44,13 @@ def make_alpha_bar(
     name: str,  # a key of SCHEDULES
     T: int,  # number of steps
 ) -> torch.Tensor:  # alpha_bar, (T+1,) float64
-    "The schedule `name` with `T` steps (Eq. S1). Raises ValueError for an unknown name or T < 1."
+    """The schedule `name` with `T` steps (Eq. S1).
+
+    Raises
+    ------
+    ValueError
+        If `name` is not in SCHEDULES, or `T` is not a whole number of at least 1.
+    """
     if name not in SCHEDULES:
         raise ValueError(f'unknown schedule {name!r}; choose one of {", ".join(SCHEDULES)}')
     if not isinstance(T, int) or T < 1:
@@ -70,7 +76,7 @@ def sigmas(
     alpha_bar,  # signal power left, any shape
     factor: float = 1.0,  # F: the noise is F times as strong as in Eq. 11
 ) -> torch.Tensor:  # same shape; 0 at t = 0
-    "Noise-to-signal ratio F sqrt((1 - alpha_bar)/alpha_bar): the noise on a state whose signal is scaled back to 1 (Eq. S5)."
+    "Noise-to-signal ratio F sqrt((1 - alpha_bar)/alpha_bar): the noise where the signal has size 1 (Eq. S5)."
     return factor * ((1 - alpha_bar) / alpha_bar).sqrt()
 
 # %% ../nbs/01_schedule.ipynb #ed7ddbe6
