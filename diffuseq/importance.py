@@ -7,12 +7,14 @@ __all__ = ['LossAware']
 
 # %% ../nbs/06_importance.ipynb #b75fb9e3
 import torch
-from fastcore.basics import patch
 from torch import Tensor
 
 # %% ../nbs/06_importance.ipynb #d0a9c676
 class LossAware:
-    "Draws steps in proportion to the root mean square of the last `keep` losses at each (Eq. 3). Lives on the CPU in float64, so that every device draws the same."
+    """Draws steps in proportion to the root mean square of the last `keep` losses at each (Eq. 3).
+
+    Lives on the CPU in float64, so that every device draws the same.
+    """
 
     def __init__(
         self,
@@ -20,8 +22,11 @@ class LossAware:
         keep: int = 10,  # losses remembered for each step
         uniform: float = 0.001,  # share of the draws that stays uniform
     ):
-        self.T, self.keep, self.uniform = T, keep, uniform
-        self.history, self.seen = torch.zeros(T, keep, dtype=torch.float64), torch.zeros(T, dtype=torch.long)
+        self.T = T
+        self.keep = keep
+        self.uniform = uniform
+        self.history = torch.zeros(T, keep, dtype=torch.float64)
+        self.seen = torch.zeros(T, dtype=torch.long)
 
     def probabilities(self) -> Tensor:  # p_t of t = 1..T, (T,) float64
         "The law of Eq. 3, mixed with a little of the uniform one; uniform until every step has `keep` losses."
@@ -35,45 +40,55 @@ class LossAware:
         n: int,  # how many
         generator=None,  # torch.Generator on the CPU
     ) -> tuple:  # t in 1..T, (n,), and weights 1/(T p_t), (n,) float32
-        "Steps from `probabilities`, and the weights with which a mean of losses estimates their mean over all steps (Eq. 3)."
+        "Steps from `probabilities`, and weights with which a mean of losses estimates their mean over all t (Eq. 3)."
         p = self.probabilities()
         i = torch.multinomial(p, n, replacement=True, generator=generator)
         return i + 1, (1 / (self.T * p[i])).float()
 
-# %% ../nbs/06_importance.ipynb #ba1afc4d
-@patch
-def update(
-    self: LossAware,
-    t: Tensor,  # steps 1..T, (n,)
-    losses: Tensor,  # without their weights, (n,)
-):
-    "Remember `losses` in their order, each in the place of its step's oldest. Raises ValueError on a loss that is not finite."
-    i, losses = t.detach().cpu() - 1, losses.detach().cpu().double()
-    if not losses.isfinite().all():
-        raise ValueError('a loss is not finite; kept, it would spoil the probabilities of all steps')
-    order = i.argsort(stable=True)
-    i, losses = i[order], losses[order]
-    count = torch.bincount(i, minlength=self.T)
-    rank = torch.arange(len(i)) - (count.cumsum(0) - count)[i]
-    last = rank >= count[i] - self.keep
-    self.history[i[last], (self.seen[i] + rank)[last] % self.keep] = losses[last]
-    self.seen += count
+    def update(
+        self,
+        t: Tensor,  # steps 1..T, (n,)
+        losses: Tensor,  # without their weights, (n,)
+    ):
+        """Remember `losses` in their order, each in the place of its step's oldest.
 
-# %% ../nbs/06_importance.ipynb #2d77404c
-@patch
-def state_dict(self: LossAware) -> dict:  # history (T, keep) and seen (T,)
-    "All that a resumed run needs to go on with the same draws."
-    return dict(history=self.history.clone(), seen=self.seen.clone())
+        Raises
+        ------
+        ValueError
+            If a loss is not finite.
+        """
+        i = t.detach().cpu() - 1
+        losses = losses.detach().cpu().double()
+        if not losses.isfinite().all():
+            raise ValueError('a loss is not finite; kept, it would spoil the probabilities of all steps')
+        order = i.argsort(stable=True)
+        i, losses = i[order], losses[order]
+        count = torch.bincount(i, minlength=self.T)
+        rank = torch.arange(len(i)) - (count.cumsum(0) - count)[i]
+        last = rank >= count[i] - self.keep
+        self.history[i[last], (self.seen[i] + rank)[last] % self.keep] = losses[last]
+        self.seen += count
 
+    def state_dict(self) -> dict:  # history (T, keep) and seen (T,)
+        "All that a resumed run needs to go on with the same draws."
+        return dict(history=self.history.clone(), seen=self.seen.clone())
 
-@patch
-def load_state_dict(
-    self: LossAware,
-    d: dict,  # from `state_dict`
-):
-    "Go on from `d`. Raises ValueError if it was kept for another T or keep."
-    if d['history'].shape != self.history.shape:
-        raise ValueError(
-            f'a history of shape {tuple(d["history"].shape)} does not fit T={self.T}, keep={self.keep}: resume with the settings that it was made with'
-        )
-    self.history, self.seen = d['history'].clone(), d['seen'].clone()
+    def load_state_dict(
+        self,
+        d: dict,  # from `state_dict`
+    ):
+        """Go on from `d`.
+
+        Raises
+        ------
+        ValueError
+            If `d` was kept for another T or keep.
+        """
+        if d['history'].shape != self.history.shape:
+            shape = tuple(d['history'].shape)
+            raise ValueError(
+                f'a history of shape {shape} does not fit T={self.T}, keep={self.keep}: '
+                'resume with the settings that it was made with'
+            )
+        self.history = d['history'].clone()
+        self.seen = d['seen'].clone()
