@@ -1,13 +1,23 @@
-"""Sequence to sequence text generation with diffusion models: `from diffuseq import DiffuSeq`. Written by hand; everything else here is exported from nbs/."""
-__version__ = "0.1.0"
-__all__ = ['DiffuSeq', 'load_pairs', 'evaluate', 'mbr_select', 'make_config']
+"""Sequence to sequence text generation with diffusion models: `from diffuseq import DiffuSeq`.
 
-_home = dict(DiffuSeq='official', load_pairs='data', evaluate='metrics', mbr_select='mbr', make_config='config')
+Written by hand; everything else here is exported from nbs/.
+"""
+
+__version__ = "0.1.0"
+__all__ = ['DiffuSeq', 'load_model', 'load_pairs', 'evaluate', 'mbr_select', 'make_config']
+
+_home = dict(DiffuSeq='base', load_model='hub', load_pairs='data', evaluate='metrics', mbr_select='mbr')
+_home |= dict(make_config='config')
+
 
 def __getattr__(name):
     "Import a name when it is first asked for, so that `import diffuseq` costs nothing."
-    if name not in _home: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    if name not in _home:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     from importlib import import_module
+
     return getattr(import_module(f'.{_home[name]}', __name__), name)
 
-def __dir__(): return sorted([*globals(), *__all__])
+
+def __dir__():
+    return sorted([*globals(), *__all__])

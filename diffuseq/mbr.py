@@ -50,25 +50,39 @@ def bleu(
     hypothesis: str,  # the text that is judged
     references,  # one text, or several
 ) -> float:  # 0..1
-    "Sentence BLEU of a text, split at blanks, with smoothing method 4: the value of NLTK. Eq. M3, M4. Raises ValueError without references."
+    """Sentence BLEU of a text, split at blanks, with smoothing method 4: the value of NLTK. Eq. M3, M4.
+
+    Raises
+    ------
+    ValueError
+        If there is no reference.
+    """
     references = [references] if isinstance(references, str) else references
     if not references:
         raise ValueError('bleu: no reference to compare with; give a text or a list of texts')
-    h, refs = hypothesis.split(), [r.split() for r in references]
+    words = hypothesis.split()
+    refs = [r.split() for r in references]
     unions = (set().union(*sets) for sets in zip(*map(ngram_sets, refs)))
-    closest = min((len(r) for r in refs), key=lambda n: (abs(n - len(h)), n))
-    return _score(*(len(a & b) for a, b in zip(ngram_sets(h), unions)), len(h), closest)
+    closest = min((len(r) for r in refs), key=lambda n: (abs(n - len(words)), n))
+    return _score(*(len(a & b) for a, b in zip(ngram_sets(words), unions)), len(words), closest)
 
 # %% ../nbs/10_mbr.ipynb #beac0402
 def bleu_matrix(
     candidates: list,  # texts for one source
 ) -> np.ndarray:  # (k, k) float64: row = hypothesis, column = reference
-    "Sentence BLEU of every candidate against every candidate. Eq. M3. Raises TypeError for anything but a list of strings."
+    """Sentence BLEU of every candidate against every candidate. Eq. M3.
+
+    Raises
+    ------
+    TypeError
+        If `candidates` is anything but a list of strings.
+    """
     if isinstance(candidates, str) or not all(isinstance(c, str) for c in candidates):
         raise TypeError(f'candidates of one source must be a list of strings, not {candidates!r:.80}')
     place = {c: i for i, c in enumerate(dict.fromkeys(candidates))}
     words = [c.split() for c in place]
-    sets, out = [ngram_sets(w) for w in words], np.zeros((len(place), len(place)))
+    sets = [ngram_sets(w) for w in words]
+    out = np.zeros((len(place), len(place)))
     for i, (a1, a2, a3, a4) in enumerate(sets):
         for j, (b1, b2, b3, b4) in enumerate(sets[i:], i):
             matches = len(a1 & b1), len(a2 & b2), len(a3 & b3), len(a4 & b4)
@@ -81,7 +95,13 @@ def bleu_matrix(
 def mbr_index(
     scores: np.ndarray,  # (k, k) of `bleu_matrix`
 ) -> int:  # which candidate
-    "The candidate of greatest summed BLEU against its fellows, the first of several. Eq. M2. Raises ValueError if there is none."
+    """The candidate of greatest summed BLEU against its fellows, the first of several. Eq. M2.
+
+    Raises
+    ------
+    ValueError
+        If there is no candidate.
+    """
     if not len(scores):
         raise ValueError('no candidates to choose from: every source needs at least one')
     return int(np.argmax((scores * (1 - np.eye(len(scores)))).sum(-1)))
@@ -90,7 +110,15 @@ def mbr_index(
 def mbr_select(
     candidates: list,  # for each source a list of texts
 ) -> list:  # for each source the text to print
-    "Minimum Bayes risk: of each source's candidates the one that agrees most with the others, the first of several. Eq. M2. Raises ValueError for a source without candidates."
+    """Minimum Bayes risk: of each source's candidates the one that agrees most with the others. Eq. M2.
+
+    Of several it is the first.
+
+    Raises
+    ------
+    ValueError
+        If a source has no candidates.
+    """
     return [c[mbr_index(bleu_matrix(c))] for c in candidates]
 
 # %% ../nbs/10_mbr.ipynb #f5372d03
