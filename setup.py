@@ -1,4 +1,4 @@
-"Everything about the package stands in settings.ini; this file hands it to setuptools and puts the cards of data/ into a built wheel."
+"What settings.ini says of the package, for setuptools; and the cards of data/, for a built wheel."
 
 import re, shutil
 from configparser import ConfigParser
@@ -14,7 +14,7 @@ words = lambda key: c.get(key, '').split()
 
 
 class build_with_cards(build_py):
-    "Copies data/*.yaml, *.csv and README.md to diffuseq/_data; an editable install reads the repository's data/ itself."
+    "Copies data/*.yaml, *.csv and README.md to diffuseq/_data; an editable install reads data/ itself."
 
     def cards(self):
         return sorted(p for pattern in ('*.yaml', '*.csv', 'README.md') for p in (here / 'data').glob(pattern))
@@ -31,19 +31,16 @@ class build_with_cards(build_py):
             shutil.copyfile(card, self.target(card))
 
     def get_outputs(self, *args, **kwargs):
-        return super().get_outputs(*args, **kwargs) + (
-            [] if self.editable_mode else [str(self.target(card)) for card in self.cards()]
-        )
+        copied = [] if self.editable_mode else [str(self.target(card)) for card in self.cards()]
+        return super().get_outputs(*args, **kwargs) + copied
 
 
 def long_description():
     "README.md, each picture replaced by its caption: a package index shows no file of the repository."
     readme = here / 'README.md'
-    return (
-        re.sub(r'!\[([^]]*)\]\((?!https?:)[^)]*\)', r'*\1*', readme.read_text('utf8'))
-        if readme.is_file()
-        else c['description']
-    )
+    if not readme.is_file():
+        return c['description']
+    return re.sub(r'!\[([^]]*)\]\((?!https?:)[^)]*\)', r'*\1*', readme.read_text('utf8'))
 
 
 setup(

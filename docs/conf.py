@@ -1,4 +1,4 @@
-"The site: Sphinx over the notebooks of nbs/ with their committed outputs; formulas by a local MathJax, so that it reads offline."
+"The site: Sphinx over the notebooks of nbs/ with their committed outputs; a local MathJax, so that it reads offline."
 
 import sys
 from configparser import ConfigParser
@@ -11,19 +11,26 @@ sys.path.insert(0, str(here))
 cfg = ConfigParser(delimiters=['='], interpolation=None)
 cfg.read(here.parent / 'settings.ini', encoding='utf8')
 
-project, author, release = 'DiffuSeq', cfg['DEFAULT']['author'], cfg['DEFAULT']['version']
+project = 'DiffuSeq'
+author = cfg['DEFAULT']['author']
+release = cfg['DEFAULT']['version']
 html_title = f'DiffuSeq {release}'
-extensions, html_theme, nb_execution_mode = ['myst_nb'], 'furo', 'off'
+html_theme = 'furo'
+extensions = ['myst_nb']
+nb_execution_mode = 'off'
 nb_custom_formats = {'.ipynb': 'nbread.read'}
-myst_enable_extensions, myst_dmath_double_inline = ['dollarmath', 'amsmath'], True
+myst_enable_extensions = ['dollarmath', 'amsmath']
+myst_dmath_double_inline = True
 myst_heading_anchors = 3
 suppress_warnings = ['misc.highlighting_failure']
 exclude_patterns = ['**.ipynb_checkpoints', 'fixtures', 'runs']
 mathjax = Path(find_spec('sphinx-mathjax-offline').submodule_search_locations[0]) / 'static/mathjax/tex-svg-full.js'
-html_static_path, mathjax_path = [str(mathjax), str(here / 'site.css')], mathjax.name
+mathjax_path = mathjax.name
+html_static_path = [str(mathjax), str(here / 'site.css')]
 html_css_files = ['site.css']
 mathjax3_config = {'chtml': {'scale': 0.95}, 'svg': {'scale': 0.95}}
-html_copy_source, html_show_sourcelink = False, False
+html_copy_source = False
+html_show_sourcelink = False
 
 
 def raw_display_math(app, doctree):

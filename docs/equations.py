@@ -1,7 +1,9 @@
-"""The map from equations to derivations, names, checks and experiments: found in the notebooks, written into index.ipynb.
+"""The map from equations to derivations, names, checks and experiments, found in the notebooks; written to index.ipynb.
 
-Derived: the heading above `\\tag{n}`. Exported: public names whose docstring says "Eq. n". Checked: the heading above a cell
-that asserts and says "Eq. n" in a comment. Several numbers are written "Eq. 4, 18". Used: by experiments, through whatever they call."""
+Derived: the heading above `\\tag{n}`. Exported: public names, also methods, whose docstring says "Eq. n". Checked: the
+heading above a cell that asserts and says "Eq. n" in a comment. Several numbers are written "Eq. 4, 18". Used: by
+experiments, through whatever they call.
+"""
 
 import ast, io, re, sys, tokenize
 from collections import defaultdict
@@ -10,7 +12,7 @@ import nbformat
 
 sys.path.insert(0, str(Path(__file__).parent))
 import nbread
-from nbread import is_exported, python
+from nbread import definitions, functions, is_exported, is_public, python
 
 root = Path(__file__).resolve().parents[1]
 GROUPS = [
@@ -40,12 +42,12 @@ GROUPS = [
 NUMBERS = [str(n) for group in GROUPS for n in group]
 MARK = '<!-- docs/equations.py -->'
 number = r'(?:\d+|C[12])\b'
-mention = re.compile(rf'\bEq\. ({number}(?:, {number})*)')
+mention = re.compile(rf'\bEq\.\s+({number}(?:,\s+{number})*)')
 
 
 def said(text):
     "The equations that a docstring or a comment names."
-    return {n for m in mention.findall(text) for n in m.split(', ')}
+    return {n for numbers in mention.findall(text) for n in re.split(r',\s+', numbers)}
 
 
 def slug(title):
@@ -54,46 +56,28 @@ def slug(title):
 
 
 def comments(source):
-    return '\n'.join(
-        t.string for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT
-    )
+    "The comments of a cell, one a line."
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return '\n'.join(t.string for t in tokens if t.type == tokenize.COMMENT)
 
 
 def asserts(tree):
     "Whether code can fail by itself: `assert`, or a call of `test_close` and its like."
-    return any(
-        isinstance(n, ast.Assert) or isinstance(n, ast.Call) and getattr(n.func, 'id', '').startswith('test_')
-        for n in ast.walk(tree)
-    )
-
-
-def patched(node):
-    "The class that a function is patched on, or None."
-    if isinstance(node, ast.FunctionDef) and any('patch' in ast.unparse(d) for d in node.decorator_list):
-        return ast.unparse(node.args.args[0].annotation)
+    is_test = lambda n: isinstance(n, ast.Call) and getattr(n.func, 'id', '').startswith('test_')
+    return any(isinstance(n, ast.Assert) or is_test(n) for n in ast.walk(tree))
 
 
 def names(node):
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} | {
-        '.' + n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)
-    }
-
-
-def definitions(tree):
-    "(name, node) of what a cell defines; a method is Class.method, also where it is patched on."
-    for node in tree.body:
-        if isinstance(node, ast.Assign):
-            yield from ((t.id, node) for t in node.targets if isinstance(t, ast.Name))
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            yield (f'{patched(node)}.' if patched(node) else '') + node.name, node
-        if isinstance(node, ast.ClassDef):
-            yield from (
-                (f'{node.name}.{child.name}', child) for child in node.body if isinstance(child, ast.FunctionDef)
-            )
+    "What code mentions: `name`, and `.name` for an attribute."
+    plain = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    return plain | {'.' + n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
 
 
 def nothing():
-    "What is found where nothing is said: {'tags', 'names', 'checks': {number: [(place, heading) or name]}, 'uses', 'calls', 'stray'}."
+    """What is found where nothing is said.
+
+    tags, names, checks: {number: [(place, heading) or name]}; uses: {place: names}; calls: {name: names}; stray: texts.
+    """
     return {k: defaultdict(list) for k in ('tags', 'names', 'checks', 'uses')} | dict(calls=defaultdict(set), stray=[])
 
 
@@ -102,83 +86,104 @@ def read(folder=root / 'nbs'):
     found = nothing()
     for path in nbread.paths(folder):
         place = str(path.relative_to(folder))
+        heading = ''
         for cell in nbformat.read(path, 4).cells:
             if cell.cell_type == 'markdown':
-                for line in re.findall(
-                    r'^#+ .*|\\tag\{[^}]*\}', re.sub(r'```.*?```', '', cell.source, flags=re.S), re.M
-                ):
-                    if line[0] == '#':
-                        heading = line.lstrip('# ')
-                    else:
-                        for n in line[5:-1].split(', '):
-                            found['tags'][n].append((place, heading))
+                heading = read_text(cell.source, place, heading, found)
             elif cell.cell_type == 'code':
                 read_code(python(cell.source), place, heading, found)
     return found
 
 
+def read_text(source, place, heading, found):
+    "Numbered formulas of one cell of text; returns the heading that stands above what follows it."
+    without_code = re.sub(r'```.*?```', '', source, flags=re.S)
+    for title, tag in re.findall(r'^#+ (.*)|\\tag\{([^}]*)\}', without_code, re.M):
+        heading = title or heading
+        for n in filter(None, tag.split(', ')):
+            found['tags'][n].append((place, heading))
+    return heading
+
+
 def read_code(source, place, heading, found):
     "Names, checks and calls of one code cell."
-    tree, notes = ast.parse(source), comments(source)
-    public = [
-        (ast.get_docstring(node) or '', name)
-        for name, node in definitions(tree)
-        if not isinstance(node, ast.Assign) and not re.search(r'(^|\.)_', name)
-    ]
-    for text, name in public if is_exported(source) else [(notes, None)]:
-        if re.search(rf'Eq\. {number}(?: and |-| to | = ){number}', text):
-            found['stray'].append(f'{place}: {text!r}')
-        if not name and (not asserts(tree) or 'plot only' in notes):
-            continue
-        key, value = ('names', name) if name else ('checks', (place, heading))
-        for n in said(text):
-            if value not in found[key][n]:
-                found[key][n].append(value)
+    tree = ast.parse(source)
+    if is_exported(source):
+        read_definitions(tree, place, found)
+    else:
+        notes = comments(source)
+        note(notes, place, found, 'checks' if asserts(tree) and 'plot only' not in notes else None, (place, heading))
     if place.startswith(('experiments/', 'baselines/')):
         found['uses'][place] = {*found['uses'][place], *names(tree)}
-    if is_exported(source):
-        for name, node in definitions(tree):
-            parts = (
-                [x for x in node.body if not isinstance(x, ast.FunctionDef)] + node.bases
-                if isinstance(node, ast.ClassDef)
-                else [node]
-            )
-            found['calls'][name] |= set().union(*map(names, parts))
+
+
+def note(text, place, found, key, value):
+    "Put a value beside each equation that a docstring or comment names."
+    if re.search(rf'Eq\. {number}(?: and |-| to | = ){number}', text):
+        found['stray'].append(f'{place}: {text!r}')
+    for n in said(text) if key else ():
+        if value not in found[key][n]:
+            found[key][n].append(value)
+
+
+def read_definitions(tree, place, found):
+    "What an exported cell defines: its docstrings, and what each name calls."
+    for name, node in definitions(tree):
+        if is_public(name):
+            note(ast.get_docstring(node) or '', place, found, 'names', name)
+        parts = [node]
+        if isinstance(node, ast.ClassDef):
+            methods = functions(node.body)
+            parts = [child for child in node.body if child not in methods] + node.bases
+        found['calls'][name] |= set().union(*map(names, parts))
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    found['calls'][target.id] |= names(node)
 
 
 def reached(start, calls):
-    "Everything that is called from the names in `start`: a method `.m` is that of every class reached; `forward` and `__init__` need no call."
-    seen, todo = {'.forward', '.__init__', '.__call__'}, set(start)
+    """Everything that is called from the names in `start`.
+
+    A method `.m` is that of every class reached; `forward` and `__init__` need no call.
+    """
+    classes = {name.split('.')[0] for name in calls if '.' in name}
+    seen = {'.forward', '.__init__', '.__call__'}
+    todo = set(start)
     while todo:
         seen |= todo
-        methods = {a + b for a in seen & {c.split('.')[0] for c in calls if '.' in c} for b in seen if b[0] == '.'}
-        todo = set().union(*(calls[n] for n in (seen | methods) & calls.keys()), methods & calls.keys()) - seen
+        methods = {kind + name for kind in seen & classes for name in seen if name[0] == '.'} & calls.keys()
+        todo = methods.union(*(calls[name] for name in (seen | methods) & calls.keys())) - seen
     return seen
 
 
 def table(found):
     "The map in Markdown."
-    link = lambda place, heading: f'[{re.sub("_.*", "", Path(place).stem)} {heading}]({place}#{slug(heading)})'
     used = {place: reached(start, found['calls']) for place, start in found['uses'].items()}
-    unique = lambda key, group: list(dict.fromkeys(x for n in group for x in found[key][str(n)]))
     rows = ['| Eq. | derived in | exported as | checked in | used by |', '|---|---|---|---|---|']
     for group in GROUPS:
-        exported = unique('names', group)
-        by = [f'[{Path(p).stem}]({p})' for p in sorted(used) if used[p] & set(exported)]
-        rows.append(
-            '| '
-            + ' | '.join(
-                [
-                    ' = '.join(map(str, group)),
-                    '<br>'.join(link(*x) for x in unique('tags', group)),
-                    ', '.join(f'`{n}`' for n in exported),
-                    '<br>'.join(link(*x) for x in unique('checks', group)),
-                    ', '.join(by),
-                ]
-            )
-            + ' |'
-        )
+        exported = unique(found['names'], group)
+        row = [
+            ' = '.join(map(str, group)),
+            '<br>'.join(link(*x) for x in unique(found['tags'], group)),
+            ', '.join(f'`{name}`' for name in exported),
+            '<br>'.join(link(*x) for x in unique(found['checks'], group)),
+            ', '.join(f'[{Path(p).stem}]({p})' for p in sorted(used) if used[p] & set(exported)),
+        ]
+        rows.append(f'| {" | ".join(row)} |')
     return '\n'.join(rows)
+
+
+def unique(by_number, group):
+    "What stands beside the equations of a group, once each."
+    return list(dict.fromkeys(x for n in group for x in by_number[str(n)]))
+
+
+def link(place, heading):
+    "A link to a heading of a notebook."
+    notebook = re.sub('_.*', '', Path(place).stem)
+    return f'[{notebook} {heading}]({place}#{slug(heading)})'
 
 
 def holes(found):
@@ -188,13 +193,13 @@ def holes(found):
         names='export: no public docstring says "Eq. %s"',
         checks='check: no asserting cell has a comment with "Eq. %s"',
     )
-    return [f'Eq. {n} has no {text % n}' for n in NUMBERS for key, text in what.items() if not found[key][n]] + [
-        f'write "Eq. 4, 18", not a range or an equality of numbers: {s}' for s in found['stray']
-    ]
+    missing = [f'Eq. {n} has no {text % n}' for n in NUMBERS for key, text in what.items() if not found[key][n]]
+    return missing + [f'write "Eq. 4, 18", not a range or an equality of numbers: {text}' for text in found['stray']]
 
 
 def main():
-    found, path = read(), root / 'nbs/index.ipynb'
+    found = read()
+    path = root / 'nbs/index.ipynb'
     nb = nbformat.read(path, 4)
     cell = next(c for c in nb.cells if MARK in c.source)
     cell.source = cell.source.split(MARK)[0] + MARK + '\n\n' + table(found)

@@ -1,6 +1,6 @@
 "How the site, README.md and the checks see notebooks: which there are, what a cell exports, what is shown."
 
-import re
+import ast, re
 import nbformat
 
 
@@ -14,11 +14,45 @@ def paths(folder):
 
 
 def is_exported(source):
-    return re.search(r'^#\|\s*exports?\s*$', source, re.M)
+    "Whether a cell goes into the library: `#| export`, `exports`, `exporti`, with or without a module."
+    return re.search(r'^#\|\s*export[si]?(\s+[\w.]+)?\s*$', source, re.M) is not None
+
+
+def module(cells):
+    "The module that a notebook's cells are exported to, or None."
+    found = [m[1] for source in cells if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', source, re.M))]
+    return found[0] if found else None
 
 
 def python(source):
+    "A cell without its magics."
     return '\n'.join('' if line.startswith(('%', '!')) else line for line in source.splitlines())
+
+
+def functions(body):
+    "The functions of a body."
+    return [node for node in body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+
+def patched(node):
+    "The class that a function is patched on, or None."
+    if any('patch' in ast.unparse(decorator) for decorator in node.decorator_list):
+        return ast.unparse(node.args.args[0].annotation)
+
+
+def definitions(tree):
+    "(name, node) of the classes and functions of a cell; a method is Class.method, also where it is patched on."
+    for node in functions(tree.body):
+        yield (f'{patched(node)}.' if patched(node) else '') + node.name, node
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name, node
+            yield from ((f'{node.name}.{child.name}', child) for child in functions(node.body))
+
+
+def is_public(name):
+    "Whether a name, of a class or of a method, has no part that begins with an underscore."
+    return not re.search(r'(^|\.)_', name)
 
 
 def read(text):

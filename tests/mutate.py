@@ -1,70 +1,76 @@
-"""Makes one mistake in an exported cell of a copy of the repository, and says whether the notebook or the tests that concern it notice.
+"""Makes one mistake at a time in exported cells of a copy of the repository, and says whether a check notices.
 
     python tests/mutate.py --chosen                  # the mistakes of CHOSEN
-    python tests/mutate.py --random 100 --seed 0     # so many tokens, the notebooks 01-13 in turn
+    python tests/mutate.py --random 100 --seed 0     # so many tokens, the notebooks of LATER in turn
     python tests/mutate.py --again                   # those that were not caught, by the notebooks as they are now
 
-One JSON line a mutant goes to --out (runs/mutants.jsonl); what stands there is not run again. Verdicts: caught, survived, timeout."""
+One JSON line a mutant goes to --out (runs/mutants.jsonl); what stands there is not run again. Verdicts: caught,
+survived, timeout.
+"""
 
-import argparse, ast, hashlib, importlib, itertools, json, os, re, resource, shutil, signal, sys, tempfile, time, traceback
+import argparse, ast, hashlib, importlib, io, itertools, json, os, re, resource, shutil, signal, sys, tempfile, time
+import tokenize, traceback
 from pathlib import Path
 import nbformat
+import conftest  # noqa: F401 (a quiet environment, and docs/ on the path)
+from nbread import is_exported, module
 
 root = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(root / 'docs'))
-from nbread import is_exported
-
-quiet = dict(
-    OMP_NUM_THREADS='1', TQDM_DISABLE='1', HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false', MPLBACKEND='agg'
-)
 limit = 120  # seconds of computing for one check of one mutant
 
 CHOSEN = {
-    'a sign': ('03_posterior', 'mean = U*z_t + E*z_0', 'mean = U*z_t - E*z_0'),
+    'a sign': ('03_posterior', 'mean = U * z_t + E * z_0', 'mean = U * z_t - E * z_0'),
     'beta for alpha-bar': (
         '02_forward',
-        'alpha_bar_t = level(alpha_bar, t); steps',
-        'alpha_bar_t = level(betas(alpha_bar), t); steps',
+        'alpha_bar_t = level(alpha_bar, t)\n    steps',
+        'alpha_bar_t = level(betas(alpha_bar), t)\n    steps',
     ),
     't off by one': ('02_forward', 'a.to(t.device)[t]', 'a.to(t.device)[t - 1]'),
-    'a missing square': ('05_objective', '(var_q + (mean_q - mean_p)**2)', '(var_q + (mean_q - mean_p))'),
-    'a mask inverted': ('05_objective', '(x.double().sum(-1)*target)', '(x.double().sum(-1)*~target)'),
+    'a missing square': ('05_objective', '(var_q + (mean_q - mean_p) ** 2)', '(var_q + (mean_q - mean_p))'),
+    'a mask inverted': ('05_objective', '(x.double().sum(-1) * target)', '(x.double().sum(-1) * ~target)'),
     'the wrong KL order': (
         '05_objective',
-        'gaussian_kl(E*z_0.double(), factor**2*v, E*z_0_hat.double(), factor**2*var)',
-        'gaussian_kl(E*z_0_hat.double(), factor**2*var, E*z_0.double(), factor**2*v)',
+        'gaussian_kl(E * z_0.double(), factor**2 * v, E * z_0_hat.double(), factor**2 * var)',
+        'gaussian_kl(E * z_0_hat.double(), factor**2 * var, E * z_0.double(), factor**2 * v)',
     ),
-    'the wrong stride': ('09_sampling', 'list(zip(grid, grid[1:]))', '[(t, t - 1) for t in grid[:-1]]'),
+    'the wrong stride': ('09_sampling', 'list(pairwise(grid))', '[(t, t - 1) for t in grid[:-1]]'),
     'rounding by dot product': ('08_anchoring', '(r @ W.T - half)', '(r @ W.T)'),
-    'the normaliser of Eq. 3': ('06_importance', '(1 - self.uniform)*p/p.sum()', '(1 - self.uniform)*p'),
+    'the normaliser of Eq. 3': ('06_importance', '(1 - self.uniform) * p / p.sum()', '(1 - self.uniform) * p'),
     'source noised': (
         '02_forward',
-        'torch.where(target[...,None] & (steps > 0), z_t, z_0)',
+        'torch.where(target[..., None] & (steps > 0), z_t, z_0)',
         'torch.where(steps > 0, z_t, z_0)',
     ),
 }
 
 # What else is run when the notebook itself has noticed nothing: other notebooks, then tests.
-parity, model = ['tests/test_parity.py'], ['tests/test_model.py', '-k', 'not memory']
+parity = ['tests/test_parity.py']
+model = ['tests/test_model.py', '-k', 'not memory and not large']
+saved = ['tests/test_saved.py', 'tests/test_doors.py']
+metrics = ['tests/test_metrics.py']
+training = 'average or pieces or held_out or patience or best_weights or learns or log'
 LATER = {
     '01_schedule': [parity],
     '02_forward': ['03_posterior', parity],
     '03_posterior': [parity],
-    '04_denoiser': [parity, '12_model', model],
+    '04_denoiser': [parity, '12_paper', model],
+    '04_two_stream': ['12_block', model],
     '05_objective': [parity],
     '06_importance': [parity],
-    '06_levels': ['12_model', model],
-    '07_training': [
-        parity,
-        ['tests/test_training.py', '-k', 'average or pieces or held_out or patience or best_weights or learns or log'],
-    ],
+    '06_levels': ['12_block', model],
+    '07_training': [parity, ['tests/test_training.py', '-k', training]],
     '08_anchoring': [parity],
-    '09_sampling': [parity, '12_model', model],
-    '10_mbr': [['tests/test_metrics.py'], parity],
-    '11_metrics': [['tests/test_metrics.py'], parity],
-    '12_model': [model, parity],
+    '09_decoding': ['12_block', model],
+    '09_sampling': [parity, '12_paper', model],
+    '10_mbr': [metrics, parity],
+    '11_metrics': [metrics, parity],
+    '12_base': ['12_block', model, saved],
+    '12_block': [model, saved],
+    '12_hub': [saved, model],
     '12_official': [parity],
+    '12_paper': [parity, model],
     '13_connections': [],
+    'baselines/autoregressive': [model, saved],
 }
 
 # ---- what can be changed
@@ -145,19 +151,35 @@ OTHER = dict(
 MASKS = {'target', 'pad', 'hidden', 'mask', 'valid', 'keep', 'take'}
 
 
+def blank_comments(source):
+    "The source with blanks for its comments, so that a sign that is looked for between two names is none of theirs."
+    lines = source.splitlines(keepends=True)
+    for t in tokenize.generate_tokens(io.StringIO(source).readline):
+        if t.type == tokenize.COMMENT:
+            row, column = t.start
+            line = lines[row - 1]
+            lines[row - 1] = line[:column] + ' ' * len(t.string) + line[column + len(t.string) :]
+    return ''.join(lines)
+
+
 class Sites(ast.NodeVisitor):
-    "Collects (start, end, new text) of every change, in characters of the source. Messages, annotations and strings are left alone."
+    """Collects (start, end, new text) of every change, in characters of the source.
+
+    Messages, annotations and strings are left alone.
+    """
 
     def __init__(self, source):
-        self.source, self.found = source, []
-        self.lines = [0, *itertools.accumulate(len(l) for l in source.splitlines(keepends=True))]
+        self.source = source
+        self.code = blank_comments(source)
+        self.split = source.splitlines()
+        self.found = []
+        self.lines = [0, *itertools.accumulate(len(line) for line in source.splitlines(keepends=True))]
         self.visit(ast.parse(source))
 
     def at(self, node, end=False):
         "Where a node begins or ends; ast counts bytes."
         line, column = (node.end_lineno, node.end_col_offset) if end else (node.lineno, node.col_offset)
-        text = self.source.splitlines()[line - 1]
-        return self.lines[line - 1] + len(text.encode()[:column].decode())
+        return self.lines[line - 1] + len(self.split[line - 1].encode()[:column].decode())
 
     def text(self, node):
         return self.source[self.at(node) : self.at(node, True)]
@@ -178,14 +200,13 @@ class Sites(ast.NodeVisitor):
 
     def between(self, left, op, right):
         "The operator that stands between two nodes."
-        start = self.source.index(SIGN[type(op)], self.at(left, True), self.at(right))
+        start = self.code.index(SIGN[type(op)], self.at(left, True), self.at(right))
         return start, start + len(SIGN[type(op)])
 
     def visit_BinOp(self, node):
         self.generic_visit(node)
-        if any(
-            isinstance(getattr(x, 'value', 0), str) or isinstance(x, ast.JoinedStr) for x in (node.left, node.right)
-        ):
+        is_text = lambda x: isinstance(getattr(x, 'value', 0), str) or isinstance(x, ast.JoinedStr)
+        if is_text(node.left) or is_text(node.right):
             return  # a path, or words
         if type(node.op) in SWAP:
             self.change(*self.between(node.left, node.op, node.right), SWAP[type(node.op)])
@@ -206,14 +227,16 @@ class Sites(ast.NodeVisitor):
         self.change(self.at(node), self.at(node.operand) if isinstance(node.op, ast.Not) else self.at(node) + 1, '')
 
     def visit_Constant(self, node):
-        if isinstance(node.value, bool):
-            self.change(self.at(node), self.at(node, True), str(not node.value))
-        elif isinstance(node.value, (int, float)):
-            self.change(
-                self.at(node),
-                self.at(node, True),
-                repr(node.value + 1 if isinstance(node.value, int) else 2 * node.value or 1.0),
-            )
+        value = node.value
+        if isinstance(value, bool):
+            other = not value
+        elif isinstance(value, int):
+            other = value + 1
+        elif isinstance(value, float):
+            other = 2 * value or 1.0
+        else:
+            return
+        self.change(self.at(node), self.at(node, True), repr(other))
 
     def visit_Attribute(self, node):
         self.generic_visit(node)
@@ -225,20 +248,17 @@ class Sites(ast.NodeVisitor):
         name = getattr(node.func, 'id', getattr(node.func, 'attr', ''))
         if isinstance(node.func, ast.Name) and name in OTHER:
             self.change(self.at(node.func), self.at(node.func, True), OTHER[name])
-        if (
-            len(node.args) > 1
-            and name not in ('isinstance', 'getattr', 'hasattr', 'min', 'max')
-            and not any(isinstance(a, ast.Starred) for a in node.args[:2])
-        ):
-            a, b = node.args[:2]
-            if self.text(a) != self.text(b):
-                self.change(
-                    self.at(a),
-                    self.at(b, True),
-                    self.text(b) + self.source[self.at(a, True) : self.at(b)] + self.text(a),
-                )
+        starred = any(isinstance(a, ast.Starred) for a in node.args[:2])
+        if len(node.args) > 1 and not starred and name not in ('isinstance', 'getattr', 'hasattr', 'min', 'max'):
+            self.swap(*node.args[:2])
         if name in ('where', 'masked_fill') and node.args:
             self.invert(node.args[0])
+
+    def swap(self, a, b):
+        "The first two arguments, the other way round."
+        if self.text(a) != self.text(b):
+            between = self.source[self.at(a, True) : self.at(b)]
+            self.change(self.at(a), self.at(b, True), self.text(b) + between + self.text(a))
 
     def visit_Subscript(self, node):
         self.generic_visit(node)
@@ -250,47 +270,58 @@ class Sites(ast.NodeVisitor):
             self.change(self.at(node), self.at(node), '~')
 
 
+def exported_cells(folder, name):
+    "The cells of a notebook that are exported."
+    cells = nbformat.read(folder / f'nbs/{name}.ipynb', 4).cells
+    return [c for c in cells if c.cell_type == 'code' and is_exported(c.source)]
+
+
 def mutants(folder, name):
     "(label, cell id, new source) of every single change in the exported cells of a notebook."
-    for cell in nbformat.read(folder / f'nbs/{name}.ipynb', 4).cells:
-        if cell.cell_type != 'code' or not is_exported(cell.source):
-            continue
+    for cell in exported_cells(folder, name):
         for start, end, new in Sites(cell.source).found:
             source = cell.source[:start] + new + cell.source[end:]
-            line = cell.source.count('\n', 0, start)
-            try:
-                ast.parse(source)
-            except SyntaxError:
-                continue
-            was, now = cell.source.splitlines()[line].strip(), source.splitlines()[line].strip()
+            was, now = (line_at(text, start) for text in (cell.source, source))
             yield f'{name} {cell.id} {start}: {was}  ->  {now}', cell.id, source
+
+
+def line_at(text, place):
+    "The line that holds a place, without its indentation."
+    return text[text.rfind('\n', 0, place) + 1 :].split('\n', 1)[0].strip()
+
+
+def is_code(mutant):
+    "Whether a mutant still is Python."
+    try:
+        ast.parse(mutant[-1])
+    except SyntaxError:
+        return False
+    return True
 
 
 def chosen(folder, label):
     "The same for a mistake of CHOSEN."
     name, was, now = CHOSEN[label]
-    cells = [
-        c
-        for c in nbformat.read(folder / f'nbs/{name}.ipynb', 4).cells
-        if c.cell_type == 'code' and is_exported(c.source) and was in c.source
-    ]
+    cells = [c for c in exported_cells(folder, name) if was in c.source]
     if len(cells) != 1 or cells[0].source.count(was) != 1:
         raise ValueError(
             f'{label}: {was!r} should stand in one exported cell of {name}.ipynb, once; bring CHOSEN up to date'
         )
-    return f'{label}: {was}  ->  {now}', cells[0].id, cells[0].source.replace(was, now)
+    first = lambda text: text.splitlines()[0]
+    return f'{label}: {first(was)}  ->  {first(now)}', cells[0].id, cells[0].source.replace(was, now)
+
+
+def shuffled(folder, name, seed):
+    "(notebook, label, cell id, new source) of a notebook's mutants, in an order that is a function of the seed."
+    order = lambda mutant: hashlib.sha256(f'{seed} {mutant[0]}'.encode()).digest()
+    for mutant in filter(is_code, sorted(mutants(folder, name), key=order)):
+        yield name, *mutant
 
 
 def draw(folder, n, seed):
     "`n` mutants, the notebooks in turn; edits elsewhere in a notebook do not change which ones."
-    queues = [
-        [
-            (name, *m)
-            for m in sorted(mutants(folder, name), key=lambda m: hashlib.sha256(f'{seed} {m[0]}'.encode()).digest())
-        ]
-        for name in LATER
-    ]
-    return list(itertools.islice((m for row in itertools.zip_longest(*queues) for m in row if m), n))
+    rows = itertools.zip_longest(*(shuffled(folder, name, seed) for name in LATER))
+    return list(itertools.islice((m for row in rows for m in row if m), n))
 
 
 # ---- does anything notice?
@@ -309,7 +340,10 @@ def copy_of(folder=root):
 
 
 def in_child(job, cwd, seconds):
-    "Run a function in a fork of this process, which has imported what is large: (its exit status, what it printed); None for one that took too long."
+    """Run a function in a fork of this process, which has imported what is large.
+
+    Returns its exit status, None for one that took too long, and what it printed.
+    """
     with tempfile.TemporaryFile('w+', errors='replace') as log:
         pid = os.fork()
         if not pid:
@@ -338,7 +372,8 @@ def be_child(job, cwd, seconds, log):
         resource.setrlimit(resource.RLIMIT_CPU, (seconds + int(time.process_time()), -1))
         sys.path[:] = [str(cwd), *(p for p in sys.path if Path(p or '.').resolve() not in (root, root / 'tests'))]
         os.environ['PYTHONPATH'] = str(cwd)
-        sys.stdout, sys.stderr = open(1, 'w', closefd=False), open(2, 'w', closefd=False)
+        sys.stdout = open(1, 'w', closefd=False)
+        sys.stderr = open(2, 'w', closefd=False)
         code = job()
     except BaseException:
         traceback.print_exc()
@@ -378,13 +413,14 @@ def look(to, check, seconds=limit):
 
 
 def attempt(to, name, cell_id, source, sound):
-    "Make the change, export it, see who notices, and undo it: (verdict, which check, what it said). `sound` remembers which checks pass without any change."
+    """Make the change, export it, see who notices, and undo it: (verdict, which check, what it said).
+
+    `sound` remembers which checks pass without any change.
+    """
     path = to / f'nbs/{name}.ipynb'
-    before, nb = path.read_bytes(), nbformat.read(path, 4)
-    module = next(
-        re.search(r'^#\|\s*default_exp\s+(\S+)', c.source, re.M)[1] for c in nb.cells if 'default_exp' in c.source
-    )
-    generated = to / 'diffuseq' / (module.replace('.', '/') + '.py')
+    before = path.read_bytes()
+    nb = nbformat.read(path, 4)
+    generated = to / 'diffuseq' / (module([c.source for c in nb.cells]).replace('.', '/') + '.py')
     exported = generated.read_bytes()
     for c in nb.cells:
         if c.id == cell_id:
@@ -399,7 +435,6 @@ def attempt(to, name, cell_id, source, sound):
             status, said = look(to, check)
             if status != 0:
                 verdict = 'timeout' if status is None else 'caught', str(check), said
-            if status != 0:
                 break
     finally:
         path.write_bytes(before)
@@ -418,51 +453,30 @@ def judge(to, todo, report):
     for name, label, cell_id, source in todo:
         started = time.monotonic()
         verdict, check, said = attempt(to, name, cell_id, source, sound)
-        report(
-            dict(
-                mutant=label,
-                verdict=verdict,
-                check=check,
-                said=said,
-                seconds=round(time.monotonic() - started, 1),
-                notebook=name,
-                cell=cell_id,
-                source=source,
-            )
-        )
+        seconds = round(time.monotonic() - started, 1)
+        made = dict(notebook=name, cell=cell_id, source=source)
+        report(dict(mutant=label, verdict=verdict, check=check, said=said, seconds=seconds) | made)
+
+
+LARGE = 'torch transformers.models.bert.modeling_bert datasets accelerate matplotlib.pyplot seaborn pandas sympy'
+LARGE += ' scipy.stats nltk.translate.bleu_score sacrebleu rouge_score.rouge_scorer fastcore.test nbdev.test'
+LARGE += ' nbdev.export pytest tokenizers safetensors.torch matplotlib_inline.backend_inline'
 
 
 def warm():
     "Import what notebooks and tests import, but nothing of the library, so that a fork need not."
-    os.environ.update(quiet)
-    for module in (
-        'torch',
-        'transformers.models.bert.modeling_bert',
-        'datasets',
-        'accelerate',
-        'matplotlib.pyplot',
-        'seaborn',
-        'pandas',
-        'sympy',
-        'scipy.stats',
-        'nltk.translate.bleu_score',
-        'sacrebleu',
-        'rouge_score.rouge_scorer',
-        'fastcore.test',
-        'nbdev.test',
-        'nbdev.export',
-        'pytest',
-        'tokenizers',
-        'safetensors.torch',
-        'matplotlib_inline.backend_inline',
-    ):
+    for name in LARGE.split():
         try:
-            importlib.import_module(module)
+            importlib.import_module(name)
         except ImportError:
             pass
-    import torch
 
-    torch.set_num_threads(1)
+
+def asked_for(labels):
+    "Which mistakes of CHOSEN the option --chosen means: all if it names none, none if it is not there."
+    if labels is None:
+        return []
+    return labels or list(CHOSEN)
 
 
 def main():
@@ -475,31 +489,23 @@ def main():
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in args.out.read_text('utf8').splitlines()] if args.out.is_file() else []
+    last = {d['mutant']: d for d in done}
     warm()
     to = copy_of()
+
+    def report(result):
+        with args.out.open('a', encoding='utf8') as f:
+            f.write(json.dumps(result, ensure_ascii=False) + '\n')
+        last[result['mutant']] = result
+        print('{verdict:8} {seconds:5.0f} s  {mutant}   [{check}]'.format(**result), flush=True)
+
     try:
-        todo = (
-            [(CHOSEN[label][0], *chosen(to, label)) for label in args.chosen or CHOSEN]
-            if args.chosen is not None
-            else []
-        )
+        todo = [(CHOSEN[label][0], *chosen(to, label)) for label in asked_for(args.chosen)]
         todo += draw(to, args.random, args.seed)
-        last = {d['mutant']: d for d in done}
         todo = [m for m in todo if m[1] not in last]
         if args.again:
-            todo += [
-                (d['notebook'], d['mutant'], d['cell'], d['source']) for d in last.values() if d['verdict'] != 'caught'
-            ]
-
-        def report(result):
-            with args.out.open('a', encoding='utf8') as f:
-                f.write(json.dumps(result, ensure_ascii=False) + '\n')
-            last[result['mutant']] = result
-            print(
-                f'{result["verdict"]:8} {result["seconds"]:5.0f} s  {result["mutant"]}   [{result["check"]}]',
-                flush=True,
-            )
-
+            missed = [d for d in last.values() if d['verdict'] != 'caught']
+            todo += [(d['notebook'], d['mutant'], d['cell'], d['source']) for d in missed]
         judge(to, todo, report)
     finally:
         shutil.rmtree(to.parent)

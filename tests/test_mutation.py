@@ -1,4 +1,7 @@
-"Mistakes in exported cells are noticed: three of those in mutate.py, and the tool itself. All of them: python tests/mutate.py --chosen"
+"""Mistakes in exported cells are noticed: three of those in mutate.py; and the tool itself.
+
+All of them: python tests/mutate.py --chosen
+"""
 
 import json, shutil, subprocess, sys
 import pytest
@@ -33,6 +36,15 @@ def test_chosen_mistakes_can_still_be_made():
         ),
         ("import a\nroot/'a.b'", []),
         ('max(a, b)', ['min(a, b)']),
+        ('(\n    a  # a + b, (B,)\n    - b\n)', ['(\n    a  # a + b, (B,)\n    + b\n)']),
+        (
+            '@f(1)\ndef g(\n    x: int = 3,  # 1 + 2\n) -> int:\n    "1 + 2"\n    return x < 4',
+            [
+                '@f(1)\ndef g(\n    x: int = 4,  # 1 + 2\n) -> int:\n    "1 + 2"\n    return x < 4',
+                '@f(1)\ndef g(\n    x: int = 3,  # 1 + 2\n) -> int:\n    "1 + 2"\n    return x <= 4',
+                '@f(1)\ndef g(\n    x: int = 3,  # 1 + 2\n) -> int:\n    "1 + 2"\n    return x < 5',
+            ],
+        ),
     ],
 )
 def test_every_token_is_changed_alone(source, changed):
@@ -46,35 +58,35 @@ def test_the_draw_is_a_function_of_the_seed():
 
 
 def test_three_are_caught_by_their_own_notebooks(tmp_path):
-    "In a process of its own, which makes forks. Before it calls a mistake caught, it sees the same check pass without the mistake."
-    labels, out = ['a sign', 'rounding by dot product', 'the normaliser of Eq. 3'], tmp_path / 'mutants.jsonl'
-    p = subprocess.run(
-        [sys.executable, mutate.__file__, '--chosen', *labels, '--out', out],
-        cwd=mutate.root,
-        capture_output=True,
-        text=True,
-    )
+    "In a process of its own, which makes forks. It calls a mistake caught once the same check passed without it."
+    labels = ['a sign', 'rounding by dot product', 'the normaliser of Eq. 3']
+    out = tmp_path / 'mutants.jsonl'
+    command = [sys.executable, mutate.__file__, '--chosen', *labels, '--out', out]
+    p = subprocess.run(command, cwd=mutate.root, capture_output=True, text=True)
     assert p.returncode == 0, p.stderr
     results = [json.loads(line) for line in out.read_text('utf8').splitlines()]
-    assert [(r['verdict'], r['check']) for r in results] == [('caught', mutate.CHOSEN[label][0]) for label in labels], (
-        p.stdout
-    )
+    expected = [('caught', mutate.CHOSEN[label][0]) for label in labels]
+    assert [(r['verdict'], r['check']) for r in results] == expected, p.stdout
 
 
-def test_a_copy_is_left_as_it_was(tmp_path, monkeypatch):
+def contents(folder):
+    "The bytes of every source."
+    files = [p for part in ('nbs', 'diffuseq') for p in (folder / part).rglob('*') if p.is_file()]
+    return {p: p.read_bytes() for p in files if '__pycache__' not in p.parts}
+
+
+def test_a_copy_is_left_as_it_was(monkeypatch):
     to = mutate.copy_of()
-    files = lambda: {
-        p: p.read_bytes()
-        for folder in ('nbs', 'diffuseq')
-        for p in (to / folder).rglob('*')
-        if p.is_file() and '__pycache__' not in p.parts
-    }
-    before, seen = files(), []
-    monkeypatch.setattr(mutate, 'look', lambda to, check, seconds=0: (seen.append(files() != before), (0, ''))[1])
+    before = contents(to)
+    seen = []
+
+    def look(folder, check, seconds=0):
+        seen.append(contents(folder) != before)
+        return 0, ''
+
+    monkeypatch.setattr(mutate, 'look', look)
     label, cell, source = mutate.chosen(to, 'source noised')
-    assert (
-        mutate.attempt(to, '02_forward', cell, source, set()) == ('survived', '', '')
-        and seen == [True] * 3
-        and files() == before
-    )
+    assert mutate.attempt(to, '02_forward', cell, source, set()) == ('survived', '', '')
+    assert seen == [True] * 3
+    assert contents(to) == before
     shutil.rmtree(to.parent)

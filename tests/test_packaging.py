@@ -1,4 +1,4 @@
-"The package as it is installed: cards inside, the command works, imports are cheap, nothing reaches into the repository."
+"The package as it is installed: cards inside, the command works, imports are cheap, the repository is not needed."
 
 import os, shutil, subprocess, sys, tarfile, zipfile
 from configparser import ConfigParser
@@ -19,14 +19,24 @@ sources = (
 )
 
 
-def python(*args, cwd, **env):
-    "What a fresh interpreter prints; it must end well."
-    p = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, env=os.environ | env, capture_output=True, text=True)
+def python(*args, cwd=None, at=None):
+    "What a fresh interpreter prints, in a folder, or with the package installed `at` a folder; it must end well."
+    env = os.environ | (dict(PYTHONPATH=str(at)) if at else {})
+    command = [sys.executable, *map(str, args)]
+    p = subprocess.run(command, cwd=cwd or at.parent, env=env, capture_output=True, text=True)
     assert p.returncode == 0, p.stdout + p.stderr
     return p.stdout.strip()
 
 
+def settings():
+    "The table of settings.ini."
+    c = ConfigParser(delimiters=['='], interpolation=None)
+    c.read(root / 'settings.ini', encoding='utf8')
+    return c['DEFAULT']
+
+
 def cards():
+    "The files of data/ that a wheel brings along."
     return sorted(p.name for p in (root / 'data').iterdir() if p.suffix in ('.yaml', '.csv') or p.name == 'README.md')
 
 
@@ -45,10 +55,9 @@ def built(tmp_path_factory):
         shutil.copy(root / 'data' / name, tree / 'data')
     python('setup.py', '-q', 'sdist', '-d', top / 'dist', cwd=tree)
     (archive,) = (top / 'dist').glob('*.tar.gz')
+    safely = dict(filter='data') if hasattr(tarfile, 'data_filter') else {}  # Python before 3.11.4 has no filters
     with tarfile.open(archive) as t:
-        t.extractall(
-            top / 'unpacked', **(dict(filter='data') if hasattr(tarfile, 'data_filter') else {})
-        )  # Python before 3.11.4 has no filters
+        t.extractall(top / 'unpacked', **safely)
     (unpacked,) = (top / 'unpacked').iterdir()
     python('-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', top / 'dist', unpacked, cwd=top)
     (wheel,) = (top / 'dist').glob('*.whl')
@@ -56,7 +65,7 @@ def built(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def site(built):
+def installed(built):
     "A folder with the wheel installed and nothing else."
     top, _, wheel = built
     python('-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--target', top / 'site', wheel, cwd=top)
@@ -72,70 +81,68 @@ def test_wheel_holds_modules_cards_and_models(built):
 
 
 def test_metadata_is_that_of_settings(built):
-    c = ConfigParser(delimiters=['='], interpolation=None)
-    c.read(root / 'settings.ini')
+    c = settings()
     wheel = zipfile.ZipFile(built[2])
     text = wheel.read(next(n for n in wheel.namelist() if n.endswith('/METADATA'))).decode()
-    assert (
-        f'Version: {c["DEFAULT"]["version"]}\n' in text and f'Requires-Python: >={c["DEFAULT"]["min_python"]}\n' in text
-    )
-    for requirement in c['DEFAULT']['requirements'].split():
-        assert f'Requires-Dist: {requirement}' in text
+    lines = [f'Version: {c["version"]}', f'Requires-Python: >={c["min_python"]}']
+    lines += [f'Requires-Dist: {requirement}' for requirement in c['requirements'].split()]
+    assert not [line for line in lines if line not in text.splitlines()]
     assert '# DiffuSeq' in text
 
 
-def test_version_is_said_once(site):
-    c = ConfigParser(delimiters=['='], interpolation=None)
-    c.read(root / 'settings.ini')
-    assert (
-        python('-c', 'import diffuseq; print(diffuseq.__version__)', cwd=site.parent, PYTHONPATH=str(site))
-        == c['DEFAULT']['version']
-    )
+def test_version_is_said_once(installed):
+    assert python('-c', 'import diffuseq; print(diffuseq.__version__)', at=installed) == settings()['version']
 
 
-def test_command_works_from_an_installed_package(site):
-    script = site / 'bin/diffuseq'
-    assert python(script, '--version', cwd=site.parent, PYTHONPATH=str(site)).startswith('diffuseq ')
-    assert 'generate' in python('-m', 'diffuseq.cli', '--help', cwd=site.parent, PYTHONPATH=str(site))
+def test_command_works_from_an_installed_package(installed):
+    assert python(installed / 'bin/diffuseq', '--version', at=installed).startswith('diffuseq ')
+    assert 'generate' in python('-m', 'diffuseq.cli', '--help', at=installed)
 
 
-def test_installed_package_finds_its_cards(site):
-    code = (
-        'import diffuseq.data as d; print(d.__file__); [d.load_card(n) for n in d.task_names()]; print(*d.task_names())'
-    )
-    where, names = python('-c', code, cwd=site.parent, PYTHONPATH=str(site)).splitlines()[-2:]
-    assert where.startswith(str(site)) and set(names.split()) == {Path(c).stem for c in cards() if c.endswith('.yaml')}
+FIND_CARDS = """
+import diffuseq.data as data
+print(data.__file__)
+for name in data.task_names():
+    data.load_card(name)
+print(*data.task_names())
+"""
 
 
-def test_every_module_imports_without_the_repository(site):
-    modules = [
-        str(p.relative_to(root).with_suffix('')).replace('/', '.')
-        for p in (root / 'diffuseq').rglob('*.py')
-        if p.stem not in ('__init__', '_modidx')
-    ]
-    code = f'import importlib, sys; found = [importlib.import_module(m).__file__ for m in {modules!r}]; print(all(f.startswith({str(site)!r}) for f in found))'
-    assert python('-c', code, cwd=site.parent, PYTHONPATH=str(site)).splitlines()[-1] == 'True'
+def test_installed_package_finds_its_cards(installed):
+    where, names = python('-c', FIND_CARDS, at=installed).splitlines()[-2:]
+    assert where.startswith(str(installed))
+    assert set(names.split()) == {Path(c).stem for c in cards() if c.endswith('.yaml')}
 
 
-def test_only_declared_packages_are_imported(site):
-    "What a module imports is among the requirements of `pip install .`: no seaborn, no notebook tools at import time."
-    modules = [
-        str(p.relative_to(root).with_suffix('')).replace('/', '.')
-        for p in (root / 'diffuseq').rglob('*.py')
-        if p.stem not in ('__init__', '_modidx')
-    ]
-    code = (
-        'import sys\nclass Refuse:\n def find_spec(self, name, path=None, target=None):\n  if name.split(".")[0] in ("nbdev", "papermill", "jupyterlab", "seaborn", "pytest", "execnb"): raise ImportError("not installed for a user: " + name)\n'
-        f'sys.meta_path.insert(0, Refuse())\nimport importlib\n[importlib.import_module(m) for m in {modules!r}]'
-    )
-    python('-c', code, cwd=site.parent, PYTHONPATH=str(site))
+IMPORT_ALL = """
+import importlib, sys
+
+class Refuse:
+    "What a user need not have installed."
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('nbdev', 'papermill', 'jupyterlab', 'seaborn', 'pytest', 'execnb', 'ruff'):
+            raise ImportError('not installed for a user: ' + name)
+
+sys.meta_path.insert(0, Refuse())
+print(*(importlib.import_module(name).__file__ for name in sys.argv[1:]), sep='\\n')
+"""
 
 
-def test_import_is_cheap(site):
-    code = 'import sys, diffuseq, diffuseq.cli; print([m for m in ("torch", "transformers", "datasets", "pandas") if m in sys.modules])'
-    assert python('-c', code, cwd=site.parent, PYTHONPATH=str(site)) == '[]'
+def test_every_module_imports_what_was_declared_and_needs_no_repository(installed):
+    paths = [p.relative_to(root) for p in (root / 'diffuseq').rglob('*.py')]
+    names = ['.'.join(p.with_suffix('').parts) for p in paths if p.stem not in ('__init__', '__main__', '_modidx')]
+    found = python('-c', IMPORT_ALL, *names, at=installed).splitlines()[-len(names) :]
+    assert len(names) > 20
+    assert found == [str(installed / Path(*name.split('.')).with_suffix('.py')) for name in names]
 
 
-def test_front_door_names_exist(site):
+def test_import_is_cheap(installed):
+    large = ('torch', 'transformers', 'datasets', 'pandas')
+    code = f'import sys, diffuseq, diffuseq.cli; print([m for m in {large} if m in sys.modules])'
+    assert python('-c', code, at=installed) == '[]'
+
+
+def test_front_door_names_exist(installed):
     code = 'import diffuseq; print([n for n in diffuseq.__all__ if not callable(getattr(diffuseq, n))])'
-    assert python('-c', code, cwd=site.parent, PYTHONPATH=str(site)).splitlines()[-1] == '[]'
+    assert python('-c', code, at=installed).splitlines()[-1] == '[]'

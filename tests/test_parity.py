@@ -1,6 +1,8 @@
-"""Our functions against the authors' released code, by the numbers in nbs/fixtures/official (each file's JSON says how it was made).
+"""Our functions against the authors' released code, by the numbers in nbs/fixtures/official.
 
-Every row measures max|ours - theirs| / max(1, max|theirs|) and has a tolerance. `parity_table()` runs them all and returns the deviations; the test run prints it at its end."""
+Each of those files has a JSON that says how it was made. Every row measures max|ours - theirs| / max(1, max|theirs|)
+and has a tolerance. `parity_table()` runs them all and returns the deviations; the test run prints it at its end.
+"""
 
 import functools, json, os, pickle, tempfile
 from pathlib import Path
@@ -8,25 +10,27 @@ from unittest.mock import patch
 import datasets, pytest, tokenizers, torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from diffuseq import DiffuSeq
 from diffuseq.config import make_config
 from diffuseq.data import read_jsonl
-from diffuseq.text import collate, decode, encode_pairs, load_tokenizer
+from diffuseq.text import FixedWindow, decode, encode_pairs, load_tokenizer
 from diffuseq.schedule import make_alpha_bar, betas
 from diffuseq.forward import level, q_z0, q_sample
 from diffuseq.posterior import posterior_coefs, posterior_mean
 from diffuseq.denoiser import BertDenoiser, timestep_embedding
 from diffuseq.objective import simple_loss, token_loss
 from diffuseq.importance import LossAware
-from diffuseq.training import learning_rate, make_optimizers, one_update
+from diffuseq.training import backward_pass, learning_rate, make_optimizers, take_step
 from diffuseq.anchoring import anchor, replace_source
 from diffuseq.sampling import ddim_step, ddpm_step, official_pairs, reabsorb, repredict_step, sample
 from diffuseq.mbr import bleu, bleu_matrix, mbr_select, self_bleu
 from diffuseq.metrics import evaluate, official_length, read_official_outputs
-from diffuseq.official import DiffuSeq, find_checkpoint
+from diffuseq.official import find_checkpoint, load_official, save_official
 
 FIXTURES = Path(__file__).parent.parent / 'nbs' / 'fixtures' / 'official'
-ROWS, MEASURED = {}, {}
-f32, f64 = 1e-5, 1e-10
+ROWS = {}
+MEASURED = {}
+f32, f64 = 1e-5, 1e-10  # tolerances
 
 
 def row(name, tol):
@@ -56,12 +60,19 @@ def note(name):
 
 
 def deviation(pairs):
-    "The largest deviation of all pairs, relative to the size of theirs where that is above 1; infinite if a number is not finite or a shape differs."
+    """The largest deviation of all pairs, relative to the size of theirs where that is above 1.
+
+    Infinite if a number is not finite or a shape differs.
+    """
     gaps = []
     for ours, theirs in pairs:
-        ours, theirs = torch.as_tensor(ours).double(), torch.as_tensor(theirs).double()
-        same = ours.shape == theirs.shape and ours.isfinite().all()
-        gaps.append((ours - theirs).abs().max().item() / max(1.0, theirs.abs().max().item()) if same else float('inf'))
+        assert ours is not theirs, 'a tensor is compared with itself'
+        ours = torch.as_tensor(ours).double()
+        theirs = torch.as_tensor(theirs).double()
+        gap = float('inf')
+        if ours.shape == theirs.shape and ours.isfinite().all():
+            gap = (ours - theirs).abs().max().item() / max(1.0, theirs.abs().max().item())
+        gaps.append(gap)
     return max(gaps)
 
 
@@ -75,7 +86,10 @@ def parity_table():
 
 
 def in_both(title, *names):
-    "Register f(d, p, dtype, alpha_bar), which compares one fixture d in one precision, as two rows: float32 and float64. p is the prefix of that precision's tensors."
+    """Register f(d, p, dtype, alpha_bar), which compares one fixture d in one precision, as two rows.
+
+    They are float32 and float64; p is the prefix of that precision's tensors.
+    """
 
     def keep(f):
         for p, dtype, tol in (('f32.', torch.float32, f32), ('f64.', torch.float64, f64)):
@@ -98,7 +112,8 @@ def _():
     d = fixture('schedule')
     for T in (50, 2000):
         a = make_alpha_bar('sqrt', T)
-        now, prev, b = a[1:], a[:-1], betas(a)[1:]
+        now, prev = a[1:], a[:-1]
+        b = betas(a)[1:]
         U, E, var = posterior_coefs(now, prev)
         ours = dict(
             betas=b,
@@ -137,7 +152,9 @@ def _():
 
 @in_both('z_0 and q_sample with the mask', 'loss_T2000', 'loss_T50')
 def _(d, p, dtype, a):
-    emb, target, t = table_of('checkpoint_main').to(dtype)[d['ids']], d['mask'] == 1, d['t_index'] + 1
+    emb = table_of('checkpoint_main').to(dtype)[d['ids']]
+    target = d['mask'] == 1
+    t = d['t_index'] + 1
     z_0 = q_z0(emb, betas(a)[1].to(dtype), d['noise_0'].to(dtype))
     yield z_0, d[p + 'z_0']
     yield q_sample(d[p + 'z_0'], t, a, target, d['noise_t'].to(dtype)), d[p + 'z_t']
@@ -153,16 +170,11 @@ def _(d, p, dtype, a):
 
 @in_both('mse, decoder_nll, tT_loss, nll, loss', 'loss_T2000', 'loss_T50')
 def _(d, p, dtype, a):
-    ck, target = fixture('checkpoint_main'), d['mask'] == 1
-    W, bias, z_0, out = (
-        ck['lm_head.weight'].to(dtype),
-        ck['lm_head.bias'].to(dtype),
-        d[p + 'z_0'],
-        d[p + 'model_output'],
-    )
-    terms = simple_loss(
-        z_0, W[d['ids']], out, z_0 @ W.T + bias, d['ids'], d['t_index'] + 1, target, a[-1], loss_on='all'
-    )
+    ck = fixture('checkpoint_main')
+    W, bias = ck['lm_head.weight'].to(dtype), ck['lm_head.bias'].to(dtype)
+    z_0, out = d[p + 'z_0'], d[p + 'model_output']
+    ids, t, target = d['ids'], d['t_index'] + 1, d['mask'] == 1
+    terms = simple_loss(z_0, W[ids], out, z_0 @ W.T + bias, ids, t, target, a[-1], loss_on='all')
     yield terms['mse'], d[p + 'mse']
     yield terms['rounding'], d[p + 'decoder_nll']
     yield terms['tT'], d[p + 'tT_loss']
@@ -195,7 +207,9 @@ def _(d, p, dtype, a):
 
 @row('loss-aware steps: history, probabilities, weights', f64)
 def _():
-    d, s, warm = fixture('importance'), LossAware(50), None
+    d = fixture('importance')
+    s = LossAware(50)
+    warm = None
     for k, (t, losses) in enumerate(zip(d['t_index'], d['losses'])):
         s.update(t + 1, losses)
         if warm is None and s.seen.min() >= 10:
@@ -215,13 +229,10 @@ def _():
 
 def words():
     "Their tokenizer of the fixtures, 50 words and pieces."
-    t = tokenizers.Tokenizer(
-        tokenizers.models.WordPiece({w: i for i, w in enumerate(note('batch')['vocab'])}, unk_token='[UNK]')
-    )
-    t.normalizer, t.pre_tokenizer = (
-        tokenizers.normalizers.BertNormalizer(),
-        tokenizers.pre_tokenizers.BertPreTokenizer(),
-    )
+    pieces = {w: i for i, w in enumerate(note('batch')['vocab'])}
+    t = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token='[UNK]'))
+    t.normalizer = tokenizers.normalizers.BertNormalizer()
+    t.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     return t
 
 
@@ -232,10 +243,11 @@ def _():
         folder = Path(folder)
         words().save(str(folder / 'tokenizer.json'))
         (folder / 'train.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in d['rows']))
-        pairs, tokenizer = list(read_jsonl(folder / 'train.jsonl')), load_tokenizer(folder)
-    for window, theirs in d['windows'].items():
-        config = make_config(recipe='official', window=int(window))
-        ours = collate(list(encode_pairs(datasets.Dataset.from_list(pairs), tokenizer, config)), config)
+        pairs = datasets.Dataset.from_list(list(read_jsonl(folder / 'train.jsonl')))
+        tokenizer = load_tokenizer(folder)
+    for width, theirs in d['windows'].items():
+        window = FixedWindow(make_config(recipe='official', window=int(width)))
+        ours = window.collate(list(encode_pairs(pairs, tokenizer, window)))
         yield ours['ids'], tensor(theirs['ids'])
         yield ours['target'], tensor(theirs['mask'])
         assert not ours['pad'].any()
@@ -252,7 +264,8 @@ def seeds(kind='clean'):
 
 @row('sentence BLEU and self-BLEU', 1e-9)
 def _():
-    d, (outputs, refs) = note('metrics')['clean'], seeds()
+    d = note('metrics')['clean']
+    outputs, refs = seeds()
     for texts, single in zip(outputs, d['single']):
         yield tensor([bleu(*pair) for pair in zip(texts, refs)]), tensor(single['each']['bleu'])
     for n, key in ((4, 'diversity'), (3, 'diversity_3')):
@@ -261,11 +274,11 @@ def _():
 
 @row('MBR: share of choices that differ, ties among them', 0)
 def _():
-    d, (outputs, _), m = note('metrics')['clean'], seeds(), note('mbr')
+    d, m = note('metrics')['clean'], note('mbr')
+    outputs, _ = seeds()
     assert m['lead'].count(0.0) >= 10
-    cases = [(m['candidates'], [c[i] for c, i in zip(m['candidates'], m['chosen'])])] + [
-        ([list(c) for c in zip(*outputs[:n])], d[key]['chosen']) for n, key in ((4, 'mbr'), (3, 'mbr_3'))
-    ]
+    cases = [(m['candidates'], [c[i] for c, i in zip(m['candidates'], m['chosen'])])]
+    cases += [([list(c) for c in zip(*outputs[:n])], d[key]['chosen']) for n, key in ((4, 'mbr'), (3, 'mbr_3'))]
     for candidates, chosen in cases:
         yield sum(a != b for a, b in zip(mbr_select(candidates), chosen)) / len(chosen), 0.0
 
@@ -283,16 +296,15 @@ def scored(kind, seeds, bertscore_model=None):
 
 
 def evaluation_rows(keys, model=None, kinds=('clean', 'raw')):
-    "Means and scores of every example: each seed alone, the sets of 3 and 4 seeds, the choice among them; plain texts and files with markers."
+    """Means and scores of every example, of plain texts and of files with markers.
+
+    Of each seed alone, of the sets of 3 and 4 seeds, and of the choice among them.
+    """
     for kind in kinds:
         d = note('metrics')[kind]
         alone = [((i,), x) for i, x in enumerate(d['single'])]
-        sets = [
-            ((0, 1, 2), d['mbr_3']),
-            ((0, 1, 2, 3), d['mbr']),
-            ((0, 1, 2), d['diversity_3']),
-            ((0, 1, 2, 3), d['diversity']),
-        ]
+        sets = [((0, 1, 2), d['mbr_3']), ((0, 1, 2, 3), d['mbr'])]
+        sets += [((0, 1, 2), d['diversity_3']), ((0, 1, 2, 3), d['diversity'])]
         for seeds, theirs in alone + sets:
             ours = scored(kind, seeds, model)[1]
             for k in set(keys) & set(theirs):
@@ -313,7 +325,7 @@ def _():
 
 
 @row('evaluation: BERTScore with the small encoder', 1e-6)
-def _():  # its network is float32: nothing differs on the machine that made the file, and another may add in another order
+def _():  # its network is float32, and another machine than that which made the file may add in another order
     yield from evaluation_rows(('bertscore',), 'all-MiniLM-L6-v2', ('raw',))
 
 
@@ -325,16 +337,17 @@ class Pulled(torch.nn.Module):
 
     def __init__(self, weights):
         super().__init__()
-        self.w = torch.nn.ParameterDict(
-            {k.replace('.', '-'): torch.nn.Parameter(v.clone()) for k, v in weights.items()}
-        )
+        named = {k.replace('.', '-'): torch.nn.Parameter(v.clone()) for k, v in weights.items()}
+        self.w = torch.nn.ParameterDict(named)
         self.rest = torch.nn.Parameter(torch.zeros(1))
+
+    def batch(self, rows):
+        return rows
 
     def forward(self, batch, generator):
         rest = (self.norm**2 - sum(g.double().square().sum() for g in self.grads.values())).sqrt().float()
-        return dict(
-            loss=sum((self.w[k.replace('.', '-')] * g).sum() for k, g in self.grads.items()) + rest * self.rest.sum()
-        )
+        loss = sum((self.w[k.replace('.', '-')] * g).sum() for k, g in self.grads.items())
+        return dict(loss=loss + rest * self.rest.sum())
 
 
 @row('learning rate of every update', f64)
@@ -345,26 +358,20 @@ def _():
 
 @row('12 updates: learning rate, clipping, AdamW, EMA', f32)
 def _():
+    settings = dict(lr=5e-3, lr_updates=12, weight_decay=0.01, clip=1.0, ema=0.9)
+    config = make_config(recipe='official', profile='smoke', **settings)
+    pairs = [dict(src_ids=[2, 3], trg_ids=[2, 3])]
     for d in (fixture('training_main'), fixture('training_v2')):
         watched = [k.removeprefix('param.') for k in d if k.startswith('param.')]
-        config = make_config(
-            recipe='official', profile='smoke', lr=5e-3, lr_updates=12, weight_decay=0.01, clip=1.0, ema=0.9
-        )
         model = Pulled({k: d['param.' + k][0] for k in watched})
+        model.config = config
         optimizers = make_optimizers(model, config)
         average = {n: p.detach().clone() for n, p in model.named_parameters()}
         for i in range(12):
-            model.norm, model.grads = d['norm_before'][i], {k: d['before.' + k][i] for k in watched}
-            out = one_update(
-                model,
-                model,
-                [dict(src_ids=[2, 3], trg_ids=[2, 3])],
-                i,
-                config,
-                Accelerator(cpu=True),
-                optimizers,
-                average,
-            )
+            model.norm = d['norm_before'][i]
+            model.grads = {k: d['before.' + k][i] for k in watched}
+            out = backward_pass(model, pairs, Accelerator(cpu=True), torch.Generator())
+            out |= take_step(model, out['loss'], i, config, optimizers, average)
             yield out['lr'], d['lr'][i]
             yield out['norm'], d['norm_before'][i]
             for k in watched:
@@ -379,20 +386,8 @@ def _():
 def network(name, dtype=torch.float32):
     "BertDenoiser with the weights of a file of theirs, as their own loader leaves them."
     d = {k: v for k, v in fixture(name).items() if k not in ('position_ids', 'mean_embed')}
-    net = BertDenoiser(
-        make_config(
-            recipe='official',
-            profile='smoke',
-            window=24,
-            positions=24,
-            d_embed=8,
-            width=32,
-            n_layers=2,
-            n_heads=2,
-            dropout=0.0,
-        ),
-        50,
-    )
+    sizes = dict(window=24, positions=24, d_embed=8, width=32, n_layers=2, n_heads=2, dropout=0.0)
+    net = BertDenoiser(make_config(recipe='official', profile='smoke', **sizes), 50)
     net.load_state_dict(d)
     return net.eval().to(dtype)
 
@@ -404,10 +399,17 @@ def guess(name, T, dtype=torch.float32):
 
 
 @torch.no_grad()
-def chain(d, T, rounding, x, pairs, sampler='ddpm', checkpoint='checkpoint_main', **options):
-    "Our `sample` over pairs (t, s) from x, with the noise of the fixture for the index t - 1; every state after the first."
-    table, target, denoise, states = table_of(checkpoint).to(x.dtype), d['mask'] == 1, guess(checkpoint, T, x.dtype), []
-    source, times = table[d['ids']], iter(pairs)
+def chain(d, T, rounding, x, pairs, sampler='ddpm', checkpoint='checkpoint_main', hooks=()):
+    """Our `sample` over pairs (t, s) from x, with the noise of the fixture for the index t - 1.
+
+    Returns every state after the first, as it is when the hooks are through and the source is put back.
+    """
+    table = table_of(checkpoint).to(x.dtype)
+    target = d['mask'] == 1
+    denoise = guess(checkpoint, T, x.dtype)
+    source = table[d['ids']]
+    times = iter(pairs)
+    states = []
 
     def predict(z, t):
         pred = denoise(z, torch.full((len(z),), t))
@@ -416,7 +418,7 @@ def chain(d, T, rounding, x, pairs, sampler='ddpm', checkpoint='checkpoint_main'
     def noise(z):
         return d['noise'][(next(times)[0] - 1) % 50].to(z)
 
-    def repair(z):
+    def put_back(z, alpha_bar_t, alpha_bar_s):
         states.append(replace_source(z, source, target))
         return states[-1]
 
@@ -427,8 +429,8 @@ def chain(d, T, rounding, x, pairs, sampler='ddpm', checkpoint='checkpoint_main'
         make_alpha_bar('sqrt', T),
         sampler,
         noise=noise if 'noise' in d else torch.zeros_like,
-        repair=repair,
-        **({'large': True} if sampler == 'ddpm' else {}) | options,
+        after_step=[*hooks, put_back],
+        large=sampler == 'ddpm',
     )
     return torch.stack(states)
 
@@ -444,7 +446,8 @@ def down(T):
 
 @row('network: model(z_t, t), its logits, the sine table', f32)
 def _():
-    d, net = fixture('model_main'), network('checkpoint_main')
+    d = fixture('model_main')
+    net = network('checkpoint_main')
     with torch.no_grad():
         out = net(d['x'], d['timesteps'])
     yield out, d['output']
@@ -458,7 +461,8 @@ def _():
 
 @in_both('training step: loss and gradients through our network', 'loss_T2000')
 def _(d, p, dtype, a):
-    net, target, t = network('checkpoint_main', dtype), d['mask'] == 1, d['t_index'] + 1
+    net = network('checkpoint_main', dtype)
+    target, t = d['mask'] == 1, d['t_index'] + 1
     emb = net.table()[d['ids']]
     z_0 = q_z0(emb, betas(a)[1].to(dtype), d['noise_0'].to(dtype))
     out = guess('checkpoint_main', 2000, dtype)(q_sample(z_0, t, a, target, d['noise_t'].to(dtype)), t)
@@ -470,8 +474,9 @@ def _(d, p, dtype, a):
     for k in d:
         if k.startswith(p + 'grad.'):
             yield named[k.removeprefix(p + 'grad.')].grad, d[k]
-    norms = torch.stack([named[k].grad.double().norm() for k in note('loss_T2000')['parameters']])
-    yield norms, d['grad_norms'] if dtype == torch.float32 else norms
+    if dtype == torch.float32:  # of all parameters; in float64 the file has those gradients alone that are above
+        norms = [named[k].grad.double().norm() for k in note('loss_T2000')['parameters']]
+        yield torch.stack(norms), d['grad_norms']
 
 
 @row('chain of 50 steps, every state, plain and rounded, float32', f32)
@@ -523,16 +528,14 @@ def _():
 @row('one DDIM step with eta 0 and eta 1', f32)
 def _():
     for name, T in (('step_T2000', 2000), ('step_T50', 50)):
-        d, a = fixture(name), make_alpha_bar('sqrt', T)
+        d = fixture(name)
+        a = make_alpha_bar('sqrt', T)
         t = d['t_index'] + 1
+        source = table_of('checkpoint_main')[d['ids']]
+        pred = d['f32.plain.pred_xstart']
         for eta in (0, 1):
-            z = ddim_step(
-                d['z_t'], d['f32.plain.pred_xstart'], level(a, t), level(a, t - 1), d['noise'], eta=float(eta)
-            )
-            yield (
-                replace_source(z, table_of('checkpoint_main')[d['ids']], d['mask'] == 1),
-                d[f'f32.ddim_eta{eta}.sample'],
-            )
+            z = ddim_step(d['z_t'], pred, level(a, t), level(a, t - 1), d['noise'], eta=float(eta))
+            yield replace_source(z, source, d['mask'] == 1), d[f'f32.ddim_eta{eta}.sample']
 
 
 # their files, through from_official and back
@@ -540,36 +543,28 @@ def _():
 
 def laid_out(name, folder):
     "A folder as their trainer writes it."
-    d, n, folder = fixture(name), note(name), Path(folder)
-    torch.save(
-        {k: d[k] if k in ('lm_head.weight', 'position_ids') else torch.nn.Parameter(d[k]) for k in n['key_order']},
-        folder / n.get('file', 'ema_0.9999_000000.pt'),
-    )
+    d = fixture(name)
+    n = note(name)
+    folder = Path(folder)
+    plain = ('lm_head.weight', 'position_ids')
+    saved = {k: d[k] if k in plain else torch.nn.Parameter(d[k]) for k in n['key_order']}
+    torch.save(saved, folder / n.get('file', 'ema_0.9999_000000.pt'))
     (folder / 'training_args.json').write_text(json.dumps(n['training_args']))
     words().save(str(folder / 'tokenizer.json'))
     return folder
 
 
 def official(name, folder):
-    return DiffuSeq.from_official(laid_out(name, folder), num_heads=note(name)['bert_config']['num_attention_heads'])
+    return load_official(laid_out(name, folder), num_heads=note(name)['bert_config']['num_attention_heads'])
 
 
 @row('from_official: denoise(z_t, t) of main, of v2, of one initialised from BERT', f32)
 def _():
+    main, v2, init = fixture('model_main'), fixture('v2_loss'), fixture('checkpoint_bert_init')
     for name, z, t, theirs in (
-        (
-            'checkpoint_main',
-            fixture('model_main')['x'],
-            fixture('model_main')['timesteps'],
-            fixture('model_main')['output'],
-        ),
-        (
-            'checkpoint_v2',
-            fixture('v2_loss')['f32.z_t'],
-            fixture('v2_loss')['t_index'] / 2,
-            fixture('v2_loss')['f32.model_output'],
-        ),
-        ('checkpoint_bert_init', *(fixture('checkpoint_bert_init')[f'test.{k}'] for k in ('x', 'timesteps', 'output'))),
+        ('checkpoint_main', main['x'], main['timesteps'], main['output']),
+        ('checkpoint_v2', v2['f32.z_t'], v2['t_index'] / 2, v2['f32.model_output']),
+        ('checkpoint_bert_init', init['test.x'], init['test.timesteps'], init['test.output']),
     ):
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             yield official(name, folder).denoise(z, (t * 2 + 1).long()), theirs
@@ -578,19 +573,16 @@ def _():
 @row('save_official: every tensor of their files, after a way through ours', 0)
 def _():
     for name in ('checkpoint_main', 'checkpoint_v2', 'checkpoint_bert_init'):
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            tempfile.TemporaryDirectory() as kept,
-            tempfile.TemporaryDirectory() as back,
-        ):
+        with tempfile.TemporaryDirectory() as place:
+            folder, kept, back = (Path(place) / part for part in ('theirs', 'ours', 'back'))
+            folder.mkdir()
             official(name, folder).save_pretrained(kept)
-            ours, theirs = (
-                torch.load(p, weights_only=True)
-                for p in (DiffuSeq.from_pretrained(kept).save_official(back), find_checkpoint(folder))
-            )
-            assert list(ours) == list(theirs) and (Path(back) / 'training_args.json').read_text() == json.dumps(
-                note(name)['training_args'], indent=2
-            )
+            file = save_official(DiffuSeq.from_pretrained(kept), back)
+            ours = torch.load(file, weights_only=True)
+            theirs = torch.load(find_checkpoint(folder), weights_only=True)
+            assert list(ours) == list(theirs)
+            settings = file.with_name('training_args.json').read_text()
+            assert settings == json.dumps(note(name)['training_args'], indent=2)
             for k in theirs:
                 yield ours[k], theirs[k]
 
@@ -612,19 +604,18 @@ class Fixed:
 
 
 def whole_loss(model, d):
-    "The recipe's loss of a batch with its gradients; nothing but t, its weights, and the random numbers are put in its hands."
-    model.training, model.steps = (
-        True,
-        Fixed((d['t_index'] + 1, d['weights'])),
-    )  # the network itself stays in eval mode: no dropout
+    """The recipe's loss of a batch with its gradients.
+
+    Nothing but t, its weights, and the random numbers are put in its hands.
+    """
+    model.training = True  # the network itself stays in eval mode: no dropout
+    model.steps = Fixed((d['t_index'] + 1, d['weights']))
+    batch = dict(ids=d['ids'], target=d['mask'] == 1, pad=torch.zeros_like(d['mask'], dtype=torch.bool))
     with (
         patch('torch.randn', side_effect=[d['noise_0'], d['noise_t']]),
         patch('torch.rand', return_value=d.get('uniform')),
     ):
-        out = model(
-            dict(ids=d['ids'], target=d['mask'] == 1, pad=torch.zeros_like(d['mask'], dtype=torch.bool)),
-            torch.Generator(),
-        )
+        out = model(batch, torch.Generator())
     out['loss'].backward()
     return out
 
@@ -634,7 +625,8 @@ def whole_rows(checkpoint, kept):
     d = fixture(kept)
     with tempfile.TemporaryDirectory() as folder:
         m = official(checkpoint, folder)
-    out, weights = whole_loss(m, d), dict(m.net.named_parameters())
+    out = whole_loss(m, d)
+    weights = dict(m.net.named_parameters())
     yield out['losses'], d['f32.loss']
     yield out['loss'].detach()[None], d['f32.weighted_mean']
     for k in d:
@@ -654,11 +646,17 @@ def _():
 
 @row('recipe official as a whole: generation in 2000 steps, states and every word', f32)
 def _():
-    c, d, words, last, states = fixture('chain'), fixture('chain_words'), [], [], []
+    c, d = fixture('chain'), fixture('chain_words')
+    words = []
+    last = []
+    states = []
 
     def kept(*args, **more):
         states.append(replace_source(*args, **more))
         return states[-1]
+
+    def noise(*_):
+        return Fixed(c['start'], *(c['noise'][i % 50] for i in range(1999, 0, -1)))
 
     with tempfile.TemporaryDirectory() as folder:
         m = official('checkpoint_main', folder)
@@ -666,12 +664,10 @@ def _():
     m.net.lm_head.register_forward_pre_hook(lambda _, z: last.append(z[0]))
     with (
         torch.no_grad(),
-        patch('diffuseq.model.replace_source', kept),
-        patch(
-            'diffuseq.model.RowNoise', lambda *a: Fixed(c['start'], *(c['noise'][i % 50] for i in range(1999, 0, -1)))
-        ),
+        patch('diffuseq.paper.replace_source', kept),
+        patch('diffuseq.paper.RowNoise', noise),
     ):
-        texts = m._generate_rows(rows, [(0, 0), (1, 0)], m.config, 0, lambda guess, target, now: words.append(guess))
+        texts = m.texts(rows, [(0, 0), (1, 0)], m.decoding, 0, lambda ids, masked, now: words.append(now))
     yield last[0], d['final']
     yield torch.stack([states[2000 - i] for i in c['T2000.kept']]), c['T2000.rounded.after']  # states[0] is the start
     same = torch.stack(words) == d['words']  # at every step, every position
@@ -687,7 +683,8 @@ def _():
 @in_both('v2: forward process, before and after absorbing by a coin', 'v2_loss')
 def _(d, p, dtype, a):
     ck = fixture('checkpoint_v2')
-    m, target, t = ck['mean_embed'].to(dtype), d['mask'] == 1, d['t_index'] + 1
+    m = ck['mean_embed'].to(dtype)
+    target, t = d['mask'] == 1, d['t_index'] + 1
     z_0 = q_z0(ck['lm_head.weight'].to(dtype)[d['ids']], betas(a)[1].to(dtype), d['noise_0'].to(dtype))
     yield z_0, d[p + 'z_0']
     for rate, key in ((0.0, 'z_t_soft'), (0.5, 'z_t')):
@@ -698,18 +695,10 @@ def _(d, p, dtype, a):
 def _():
     d, ck = fixture('v2_loss'), fixture('checkpoint_v2')
     W = ck['lm_head.weight']
-    z_0 = d['f32.z_0']
-    terms = simple_loss(
-        z_0,
-        W[d['ids']],
-        d['f32.model_output'],
-        z_0 @ W.T + ck['lm_head.bias'],
-        d['ids'],
-        d['t_index'] + 1,
-        d['mask'] == 1,
-        make_alpha_bar('sqrt', 2000)[-1],
-        loss_on='all',
-    )
+    z_0, out = d['f32.z_0'], d['f32.model_output']
+    logits = z_0 @ W.T + ck['lm_head.bias']
+    last = make_alpha_bar('sqrt', 2000)[-1]
+    terms = simple_loss(z_0, W[d['ids']], out, logits, d['ids'], d['t_index'] + 1, d['mask'] == 1, last, loss_on='all')
     yield sum(terms.values()) + 0.01 * ck['mean_embed'].norm(), d['f32.loss']
 
 
@@ -720,31 +709,30 @@ def _(d, p, dtype, a):
     target, t = d['mask'] == 1, d['t_index'] + 1
     emb = net.table()[d['ids']]
     z_0 = q_z0(emb, betas(a)[1].to(dtype), d['noise_0'].to(dtype))
-    out = net(
-        q_sample(z_0, t, a, target, d['noise_t'].to(dtype), absorb=net.absorb, rate=0.5, uniform=d['uniform']),
-        (t - 1) * 1000 / 2000,
-    )
+    noise = d['noise_t'].to(dtype)
+    z_t = q_sample(z_0, t, a, target, noise, absorb=net.absorb, rate=0.5, uniform=d['uniform'])
+    out = net(z_t, (t - 1) * 1000 / 2000)
     terms = simple_loss(z_0, emb, out, net.logits(z_0), d['ids'], t, target, a[-1], loss_on='all')
     loss = sum(terms.values()) + 0.01 * net.absorb.norm()
     (loss * d['weights'].to(dtype)).mean().backward()
     yield loss.detach(), d[p + 'loss']
-    for ours, theirs in (('absorb', 'mean_embed'), ('word_embedding.weight',) * 2, ('output_down_proj.2.bias',) * 2):
-        yield dict(net.named_parameters())[ours].grad, d[p + 'grad.' + theirs]
+    named = dict(net.named_parameters())
+    for theirs in ('mean_embed', 'word_embedding.weight', 'output_down_proj.2.bias'):
+        yield named[theirs.replace('mean_embed', 'absorb')].grad, d[p + 'grad.' + theirs]
 
 
 @row('v2: one ancestral step, before and after absorbing', f32)
 def _():
-    d, a, ck = fixture('v2_step'), make_alpha_bar('sqrt', 2000), fixture('checkpoint_v2')
+    d, ck = fixture('v2_step'), fixture('checkpoint_v2')
+    a = make_alpha_bar('sqrt', 2000)
     t = d['t_index'] + 1
     W = ck['lm_head.weight']
     for kind in ('plain', 'rounded'):
         pred = anchor(d['f32.plain.pred_xstart'], W) if kind == 'rounded' else d['f32.plain.pred_xstart']
         z = ddpm_step(d['z_t'], pred, level(a, t), level(a, t - 1), d['noise'], large=True)
         coined = reabsorb(z, level(a, t, 2), level(a, t - 1, 2), ck['mean_embed'], 0.5, d['uniform'])
-        yield (
-            replace_source(torch.where((t > 1)[:, None, None], coined, z), W[d['ids']], d['mask'] == 1),
-            d[f'f32.{kind}.sample'],
-        )
+        z = torch.where((t > 1)[:, None, None], coined, z)
+        yield replace_source(z, W[d['ids']], d['mask'] == 1), d[f'f32.{kind}.sample']
 
 
 @row('v2: chain of 50 steps with absorbing, plain and rounded', f32)
@@ -755,33 +743,30 @@ def _():
     x = replace_source(c['start'] + m, source, target)
     for kind in ('plain', 'rounded'):
         coins = iter(d['uniform'].flip(0))
-        states = chain(
-            c,
-            50,
-            kind == 'rounded',
-            x,
-            down(50),
-            checkpoint='checkpoint_v2',
-            jump=lambda z, a_t, a_s: reabsorb(z, a_t, a_s, m, 0.5, next(coins)),
-        )
+
+        def throw(z, a_t, a_s):
+            return reabsorb(z, a_t, a_s, m, 0.5, next(coins)) if a_s < 1 else z
+
+        states = chain(c, 50, kind == 'rounded', x, down(50), checkpoint='checkpoint_v2', hooks=[throw])
         yield torch.cat([x[None], states])[:: 5 if kind == 'plain' else 1], d[f'{kind}.states']
 
 
 @torch.no_grad()
 def solved(d, steps, dtype):
     "v2's solver in our parts: between steps of the grid log alpha-bar is linear."
-    net, source, target = network('checkpoint_v2', dtype), table_of('checkpoint_v2').to(dtype)[d['ids']], d['mask'] == 1
-    log_a, u = make_alpha_bar('sqrt', 2000).log(), torch.linspace(1, 1 / 2000, steps + 1, dtype=torch.float64)
+    net = network('checkpoint_v2', dtype)
+    source = table_of('checkpoint_v2').to(dtype)[d['ids']]
+    target = d['mask'] == 1
+    log_a = make_alpha_bar('sqrt', 2000).log()
+    u = torch.linspace(1, 1 / 2000, steps + 1, dtype=torch.float64)
     low = (u * 2000 + 1e-9).long().clamp(max=1999)
     a = torch.lerp(log_a[low], log_a[low + 1], u * 2000 - low).exp()
-    z, last = replace_source(d['start'].to(dtype), source, target), None
+    z = replace_source(d['start'].to(dtype), source, target)
+    last = None
     for k in range(steps):
         pred = replace_source(net(z, 1000 * u[k].expand(len(z))), source, target)
-        z = replace_source(
-            repredict_step(z, pred, a[k], a[k + 1], last=None if steps < 10 and k == steps - 1 else last),
-            source,
-            target,
-        )
+        before = None if steps < 10 and k == steps - 1 else last
+        z = replace_source(repredict_step(z, pred, a[k], a[k + 1], last=before), source, target)
         last = (pred, a[k])
     return z
 
@@ -807,8 +792,10 @@ def test_parity(name):
 def test_a_wrong_number_is_seen():
     d = fixture('step_T50')
     good = d['f32.plain.sample']
-    assert deviation([(good, good)]) == 0 and deviation([(good + 1e-4, good)]) > f32
+    assert deviation([(good.clone(), good)]) == 0 and deviation([(good + 1e-4, good)]) > f32
     assert deviation([(good * float('nan'), good)]) == deviation([(good[:1], good)]) == float('inf')
+    with pytest.raises(AssertionError, match='with itself'):
+        deviation([(good, good)])
 
 
 # files that are wrong: one sentence, nothing half loaded, nothing run
@@ -824,50 +811,94 @@ class Program:
         return os.mkdir, (str(self.where),)
 
 
-def spoiled(how, folder):
-    "The message for a folder of theirs that was spoiled."
-    heads, file, args = 2, find_checkpoint(folder), folder / 'training_args.json'
-    if how == 'truncated file':
-        file.write_bytes(file.read_bytes()[:-5000])
-    if how == 'program in torch.save':
-        torch.save(dict(a=torch.ones(1), b=Program(folder / 'was-run')), file)
-    if how == 'program in a pickle':
-        file.write_bytes(pickle.dumps(dict(a=Program(folder / 'was-run'))))
-    if how == 'wrong heads':
-        heads = 5
-    if how == 'wrong vocabulary':
-        args.write_text(json.dumps(json.loads(args.read_text()) | dict(vocab_size=30522)))
-    if how == 'words of another model':
-        words().save(str(folder / 'tokenizer.json'))
-        (folder / 'tokenizer.json').write_text(
-            (folder / 'tokenizer.json').read_text().replace('"##n":', '"##m": 50, "##n":')
-        )
-    if how == 'missing JSON':
-        args.unlink()
-    if how == 'damaged JSON':
-        args.write_text('{"diffusion_steps": 20')
+def truncated(folder):
+    file = find_checkpoint(folder)
+    file.write_bytes(file.read_bytes()[:-5000])
+
+
+def program(folder):
+    torch.save(dict(a=torch.ones(1), b=Program(folder / 'was-run')), find_checkpoint(folder))
+
+
+def pickled_program(folder):
+    find_checkpoint(folder).write_bytes(pickle.dumps(dict(a=Program(folder / 'was-run'))))
+
+
+def not_finite(folder):
+    file = find_checkpoint(folder)
+    tensors = torch.load(file, weights_only=True)
+    torch.save(tensors | {'lm_head.bias': tensors['lm_head.bias'] / 0}, file)
+
+
+def with_settings(**changes):
+    "A folder whose settings are changed."
+
+    def change(folder):
+        path = folder / 'training_args.json'
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def with_file(name, content):
+    "A folder with a file of that content."
+
+    def change(folder):
+        (folder / name).write_bytes(content)
+
+    return change
+
+
+def word_list(content):
+    "A folder that was trained on a list of words, and whose vocab.json has that content."
+
+    def change(folder):
+        with_settings(vocab='words.txt')(folder)
+        with_file('vocab.json', content)(folder)
+
+    return change
+
+
+def other_words(folder):
+    path = folder / 'tokenizer.json'
+    words().save(str(path))
+    path.write_text(path.read_text().replace('"##n":', '"##m": 50, "##n":'))
+
+
+SPOILED = {
+    'truncated file': (truncated, 'cut short'),
+    'program in torch.save': (program, 'not opened'),
+    'program in a pickle': (pickled_program, 'not opened'),
+    'numbers that are not finite': (not_finite, 'lm_head.bias holds numbers that are not finite'),
+    'wrong vocabulary': (with_settings(vocab_size=30522), 'vocab_size is 30522 there and 50'),
+    'words of another model': (other_words, 'a tokenizer of 51'),
+    'missing JSON': (lambda folder: (folder / 'training_args.json').unlink(), 'training_args.json: missing'),
+    'damaged JSON': (with_file('training_args.json', b'{"diffusion_steps": 20'), 'training_args.json: not valid JSON'),
+    'JSON of another kind': (with_file('training_args.json', b'[]'), 'training_args.json: list instead of'),
+    'JSON that is no text': (with_file('training_args.json', b'\xff\xfe'), 'training_args.json: not UTF-8'),
+    'a setting that is no number': (with_settings(dropout='0.1'), "training_args.json: dropout='0.1' is no float"),
+    'a setting out of range': (with_settings(dropout=2), 'training_args.json: config: dropout=2.0'),
+    'damaged word list': (word_list(b'{"[START]": 0'), 'vocab.json: not valid JSON'),
+    'word list of another kind': (word_list(b'3'), 'vocab.json: int instead of'),
+    'word list without numbers': (word_list(b'{"[START]": "a"}'), 'vocab.json: [START], [END], [UNK], [PAD] must be'),
+}
+
+
+@pytest.mark.parametrize('how', SPOILED)
+def test_wrong_file(how, tmp_path):
+    change, says = SPOILED[how]
+    change(laid_out('checkpoint_main', tmp_path))
     with pytest.raises((ValueError, FileNotFoundError)) as e:
-        DiffuSeq.from_official(folder, num_heads=heads)
-    return str(e.value)
-
-
-@pytest.mark.parametrize(
-    'how, says',
-    [
-        ('truncated file', 'cut short'),
-        ('program in torch.save', 'not opened'),
-        ('program in a pickle', 'not opened'),
-        ('wrong heads', 'num_heads=5'),
-        ('wrong vocabulary', 'vocab_size is 30522 there and 50'),
-        ('words of another model', 'a tokenizer of 51'),
-        ('missing JSON', 'training_args.json: missing'),
-        ('damaged JSON', 'damaged'),
-    ],
-)
-def test_wrong_file(how, says, tmp_path):
-    message = spoiled(how, laid_out('checkpoint_main', tmp_path))
-    assert says in message and str(tmp_path) in message, message
+        load_official(tmp_path, num_heads=2)
+    message = str(e.value)
+    assert says in message and str(tmp_path) in message and '\n' not in message, message
     assert not (tmp_path / 'was-run').exists()
+
+
+def test_wrong_heads(tmp_path):
+    with pytest.raises(ValueError, match='num_heads=5') as e:
+        load_official(laid_out('checkpoint_main', tmp_path), num_heads=5)
+    assert str(tmp_path) in str(e.value)
 
 
 @pytest.fixture(scope='module', autouse=True)

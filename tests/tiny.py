@@ -1,27 +1,31 @@
-"Real pairs, models of a few thousand weights, and processes that can be killed: what the tests of training and of the model share."
+"Real pairs, models of a few thousand weights, processes that can be killed: what tests of training and model share."
 
-import os
-
-os.environ.update(OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false', TQDM_DISABLE='1')
-import functools, multiprocessing, sys
+import functools, json, multiprocessing, os
 from pathlib import Path
 import datasets, pytest, torch
 from safetensors.torch import load_file
 from diffuseq.config import make_config
+from diffuseq.core import read_tensors
 from diffuseq.data import load_pairs
-from diffuseq.model import new_model
+from diffuseq.hub import new_model
 from diffuseq.text import make_tokenizer
 from diffuseq.training import Run
 
 root = Path(__file__).resolve().parents[1]
-torch.set_num_threads(1)
-datasets.disable_progress_bars()
 slow = pytest.mark.skipif(not os.environ.get('SLOW'), reason='takes minutes in all; SLOW=1 runs it')
-processes = multiprocessing.get_context(
-    'forkserver'
-)  # a clean server imports once and forks: real processes that start at once
+# a clean server imports once and forks: real processes that start at once
+processes = multiprocessing.get_context('forkserver')
 processes.set_forkserver_preload(['tiny', 'torch.utils.tensorboard'])
-os.environ['PYTHONPATH'] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get('PYTHONPATH')])])
+os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(root / 'tests'), os.environ.get('PYTHONPATH')]))
+
+SOURCES = [
+    'and he said',
+    'in the beginning god made the heaven and the earth , and the earth was waste and without form',
+    'yes',
+    'the lord is my shepherd ; i will not want',
+    'go',
+    'what is your name ? he said',
+]
 
 
 @functools.cache
@@ -32,12 +36,12 @@ def pairs(n=150, words=14):
 
 
 def config(recipe='fast', **changes):
-    "Profile smoke with everything that a resume could forget: dropout, frequent saves, and (paper) a history of losses that is soon full."
-    small = (
-        dict(dropout=0.1, eval_every=7, save_every=5, lr=5e-3)
-        if recipe != 'paper'
-        else dict(T=10, steps=10, eval_every=7, save_every=5)
-    )
+    """Profile smoke with everything that a resume could forget.
+
+    Dropout, frequent saves, and (paper) a history of losses that is soon full.
+    """
+    small = dict(eval_every=7, save_every=5)
+    small |= dict(T=10) if recipe == 'paper' else dict(dropout=0.1, lr=5e-3)
     return make_config(recipe=recipe, profile='smoke', **(small | changes))
 
 
@@ -46,20 +50,34 @@ def tokenizer():
     return make_tokenizer(pairs(), config())
 
 
-def model(*args, **changes):
-    "An untrained model; `args` is a Config, or `changes` to `config`."
-    return new_model(args[0] if args else config(**changes), tokenizer())
+def model(*args, decoding=None, **changes):
+    "An untrained model; `args` is a configuration, or `changes` to `config`."
+    return new_model(args[0] if args else config(**changes), tokenizer(), decoding)
+
+
+def still(**changes):
+    "A configuration without noise and dropout: what an update does is the same however its batch is shared out."
+    return config('autoregressive', **(dict(dropout=0.0, word_dropout=0.0, batch_tokens=1024) | changes))
 
 
 def train(run_dir, c, max_updates, *, started=None, **settings):
     "Train in this process (one of its own, if `started` is to be set when the first update begins)."
     m = model(c)
     if started:
-        advance = Run.advance
-        Run.advance = lambda self, rows: (started.set(), advance(self, rows))[1]
-    return m, m.fit(
-        pairs(), pairs(40), run_dir, **(dict(max_updates=max_updates, device='cpu', progress=False) | settings)
-    )
+        tell_when_it_begins(started)
+    settings = dict(max_updates=max_updates, device='cpu', progress=False) | settings
+    return m, m.fit(pairs(), pairs(40), run_dir, **settings)
+
+
+def tell_when_it_begins(started):
+    "Set an event at each update of this process's runs, before it is made."
+    advance = Run.advance
+
+    def tell_and_advance(run, rows):
+        started.set()
+        return advance(run, rows)
+
+    Run.advance = tell_and_advance
 
 
 def start(f, *args, **kwargs):
@@ -86,7 +104,13 @@ def finish(f, *args, **kwargs):
 
 
 def state(run_dir):
+    "The tensors in the state of a run."
     return load_file(Path(run_dir) / 'last' / 'state.safetensors')
+
+
+def numbers(run_dir):
+    "The plain numbers in the state of a run."
+    return json.loads(read_tensors(Path(run_dir) / 'last' / 'state.safetensors')[1]['numbers'])
 
 
 def different(a, b):
@@ -98,4 +122,5 @@ def different(a, b):
     ]
 
 
-pairs(), pairs(40), tokenizer()  # once, in the server of the processes too
+tokenizer()  # once, and with it the pairs, in the server of the processes too
+pairs(40)
