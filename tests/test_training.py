@@ -196,7 +196,7 @@ def test_bf16_resumes_too_and_precisions_may_follow_each_other(tmp_path):
 
 def compiling(folder, c, updates, started=None, cache=None, **env):
     "Train with compiled blocks; report how many graphs there were."
-    os.environ.update(env | dict(TORCHINDUCTOR_CACHE_DIR=str(cache)))
+    os.environ.update(env | (dict(TORCHINDUCTOR_CACHE_DIR=str(cache)) if cache else {}))
     tiny.train(folder, c, updates, started=started)
     from torch._dynamo.utils import counters
 
