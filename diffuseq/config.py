@@ -61,7 +61,7 @@ def check_value(
         raise ValueError(f'{what}: {f.name}={value!r} is {type(value).__name__}; expected {f.type.__name__}')
     if number and abs(value) > 1e300:
         shown = value if isinstance(value, float) else 'a whole number'
-        raise ValueError(f'{what}: {f.name}={shown}: must be finite and at most 1e300')
+        raise ValueError(f'{what}: {f.name}={shown} must be finite and at most 1e300')
     limits = f.metadata
     if value not in limits.get('choices', (value,)):
         renamed = RENAMED_VALUES.get((f.name, value))
