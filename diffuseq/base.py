@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'EXTRA', 'check_sources', 'search_width', 'check_number', 'check_path', 'check_candidates', 'encode_checked',
-           'split_batch', 'words_log_p', 'in_bits', 'TextModel', 'out_of_memory', 'in_batches', 'DiffuSeq']
+           'split_batch', 'words_log_p', 'in_bits', 'TextModel', 'out_of_memory', 'in_batches', 'DiffuSeq',
+           'ReadsSourceOnce']
 
 # %% ../nbs/12_base.ipynb #c5a2dc22
 import logging, math, shutil, torch, torch.nn as nn
@@ -16,7 +17,7 @@ from .data import as_pairs, both_ways
 from .mbr import mbr_select
 from .objective import bound_terms
 from .schedule import make_alpha_bar
-from .text import decode, encode_pairs, encode_rows, encode_sources, encode_texts, save_tokenizer
+from .text import SplitWindow, decode, encode_pairs, encode_rows, encode_sources, encode_texts, save_tokenizer
 from .training import fit
 
 log = logging.getLogger('diffuseq')
@@ -527,6 +528,11 @@ class DiffuSeq(TextModel):
         self.schedule = make_alpha_bar(config.schedule, config.T)  # on the processor, where levels are drawn
         self.register_buffer('alpha_bar', self.schedule, persistent=False)
 
+    @property
+    def absorb(self):
+        "m, which a masked word is; or None."
+        return self.net.absorb
+
     @classmethod
     def from_official(
         cls,
@@ -595,3 +601,18 @@ class DiffuSeq(TextModel):
             out = bound_terms(**chain, alpha_bar=self.alpha_bar, samples=samples, draws=draws, generator=generator)
         written = [ids[mask] for ids, mask in zip(chain['ids'].cpu(), chain['target'].cpu())]
         return out | in_bits(out['total'], written, self.tokenizer)
+
+# %% ../nbs/12_base.ipynb #bcc152a7
+class ReadsSourceOnce:
+    "Of a TextModel whose network reads the source apart (04_two_stream): the cache that 09_decoding asks for."
+
+    Window = SplitWindow
+
+    def encode(self, rows):  # SourceCache
+        "Read the sources of some rows."
+        x, x_pad, _, _ = split_batch(self.batch([dict(src_ids=row['src_ids'], trg_ids=[0]) for row in rows]))
+        return self.net.encode_source(x, x_pad)
+
+    def reorder(self, cache, rows):  # SourceCache
+        "The cache of other rows."
+        return cache.reorder(rows)

@@ -10,7 +10,16 @@ import torch
 from dataclasses import replace
 from torch.nn import functional as F
 from .anchoring import nearest_words
-from .base import DiffuSeq, check_number, encode_checked, in_bits, search_width, split_batch, words_log_p
+from diffuseq.base import (
+    DiffuSeq,
+    ReadsSourceOnce,
+    check_number,
+    encode_checked,
+    in_bits,
+    search_width,
+    split_batch,
+    words_log_p,
+)
 from .config import BlockConfig
 from .core import evaluating, seed_of
 from .decoding import choose_words, encode_candidates, unmask, write_texts
@@ -18,7 +27,7 @@ from .forward import input_scale, q_sample
 from .levels import draw_length_known, draw_levels, time_grid
 from .paper import on_device
 from .sampling import RowNoise, pairs_of, sample
-from .text import SplitWindow, decode
+from .text import decode
 from .two_stream import SourceCache, TwoStreamDenoiser
 
 # %% ../nbs/12_block.ipynb #741a4ce4
@@ -29,20 +38,14 @@ def columns_of(
     return (~mask).int().argsort(dim=1, stable=True)[:, : int(mask.sum(1).max())]
 
 # %% ../nbs/12_block.ipynb #6893a247
-class BlockDiffuSeq(DiffuSeq):
+class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
     "The default model: a level for each word, blocks whose source grows, two streams, cross-entropy."
 
     Config = BlockConfig
-    Window = SplitWindow
 
     def make_network(self, config, vocab_size):
         "The network of 04_two_stream."
         return TwoStreamDenoiser(config, vocab_size)
-
-    @property
-    def absorb(self):
-        "m, which a masked word is; or None."
-        return self.net.absorb
 
     @property
     def exact(self):
@@ -206,15 +209,6 @@ class BlockDiffuSeq(DiffuSeq):
             how = dict(temperature=decoding.temperature, uniform=noise.uniform, callback=callback)
             ids = unmask(self.predictor(cache, valid), valid, decoding.order, decoding.steps, **how)
         return [decode(row[:n], self.tokenizer) for row, n in zip(ids.tolist(), lengths.tolist())]
-
-    def encode(self, rows) -> SourceCache:
-        "Read the sources of some rows."
-        x, x_pad, _, _ = split_batch(self.batch([dict(src_ids=row['src_ids'], trg_ids=[0]) for row in rows]))
-        return self.net.encode_source(x, x_pad)
-
-    def reorder(self, cache, rows) -> SourceCache:
-        "The cache of other rows."
-        return cache.reorder(rows)
 
     def next_word(
         self,

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORBIDDEN', 'EARLIER_NAMES', 'write_atomic', 'locked', 'check_text', 'parse_json', 'read_json', 'seed_of', 'seeded',
-           'digest_of', 'tensor_bytes', 'read_tensors', 'load_weights', 'evaluating', 'check_device']
+           'digest_of', 'tensor_bytes', 'read_tensors', 'differences', 'check_weights', 'load_weights', 'evaluating',
+           'check_device']
 
 # %% ../nbs/00_core.ipynb #e58d7674
 import json, os, re, socket, tempfile
@@ -250,6 +251,43 @@ def read_tensors(
     return {_todays(name): x for name, x in tensors.items()}, header
 
 
+def differences(
+    expected: dict,  # name -> shape
+    found: dict,  # name -> tensor
+) -> str:  # '' if there are none
+    "How tensors differ from those that are needed, in words."
+    some = lambda names: ', '.join(sorted(names)[:4])
+    missing = expected.keys() - found.keys()
+    unknown = found.keys() - expected.keys()
+    wrong = [
+        f'{n}: {tuple(found[n].shape)} in the file, {tuple(shape)} in the model'
+        for n, shape in expected.items()
+        if n in found and found[n].shape != shape
+    ]
+    said = [f'missing: {some(missing)}'] * bool(missing)
+    said += [f'unknown: {some(unknown)}'] * bool(unknown)
+    said += [f'shapes: {"; ".join(wrong[:4])}'] * bool(wrong)
+    return '; '.join(said)
+
+
+def check_weights(
+    model,
+    tensors: dict,  # name -> tensor
+    where,  # the file, for the message
+):
+    """Whether `tensors` are weights of this model.
+
+    Raises
+    ------
+    ValueError
+        If names are missing or left over, or a shape is another.
+    """
+    if wrong := differences({n: p.shape for n, p in model.named_parameters()}, tensors):
+        raise ValueError(
+            f'{where}: these weights belong to another model (another recipe, size or vocabulary?); {wrong}'
+        )
+
+
 def load_weights(
     model,  # a module
     tensors: dict,  # name -> tensor
@@ -264,25 +302,9 @@ def load_weights(
     """
     import torch
 
-    params = dict(model.named_parameters())
-    some = lambda names: ', '.join(sorted(names)[:4])
-    missing = params.keys() - tensors.keys()
-    extra = tensors.keys() - params.keys()
-    shared = params.keys() & tensors.keys()
-    wrong = [
-        f'{n}: {tuple(tensors[n].shape)} in the file, {tuple(params[n].shape)} in the model'
-        for n in params
-        if n in shared and tensors[n].shape != params[n].shape
-    ]
-    found = [f'missing: {some(missing)}'] * bool(missing)
-    found += [f'unknown: {some(extra)}'] * bool(extra)
-    found += [f'shapes: {"; ".join(wrong[:4])}'] * bool(wrong)
-    if found:
-        raise ValueError(
-            f'{where}: these weights belong to another model (another recipe, size or vocabulary?); {"; ".join(found)}'
-        )
+    check_weights(model, tensors, where)
     with torch.no_grad():
-        for n, p in params.items():
+        for n, p in model.named_parameters():
             p.copy_(tensors[n])
 
 # %% ../nbs/00_core.ipynb #7feca65f

@@ -48,11 +48,6 @@ class PaperDiffuSeq(DiffuSeq):
         "f_theta of 04_denoiser."
         return BertDenoiser(config, vocab_size)
 
-    @property
-    def absorb(self):
-        "m of the soft absorbing state (v2), or None."
-        return self.net.absorb
-
     def denoise(
         self,
         z_t,  # states, (B, n, d)

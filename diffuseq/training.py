@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['log', 'MEMORY', 'START', 'orthogonalize', 'Muon', 'make_optimizers', 'learning_rate', 'ema_decay',
-           'optimizer_tensors', 'restore_optimizers', 'extra_of', 'save_state', 'text_digest', 'differences',
-           'check_weights', 'state_shapes', 'are_numbers', 'read_numbers', 'load_state', 'held_out_loss', 'ema_weights',
-           'forked', 'parts_of', 'counts_of', 'counts_ahead', 'over_processes', 'backward_pass', 'take_step',
-           'check_training_device', 'check_limits', 'check_pairs', 'check_same_run', 'make_accelerator', 'held_for_all',
-           'read_log', 'tidy', 'write_line', 'open_board', 'asked_to_stop', 'described', 'gathered', 'Run', 'compiled',
-           'progress_bar', 'standing', 'fit']
+           'optimizer_tensors', 'restore_optimizers', 'extra_of', 'save_state', 'text_digest', 'state_shapes',
+           'are_numbers', 'read_numbers', 'load_state', 'held_out_loss', 'ema_weights', 'forked', 'parts_of',
+           'counts_of', 'counts_ahead', 'over_processes', 'backward_pass', 'take_step', 'check_training_device',
+           'check_limits', 'check_pairs', 'check_same_run', 'make_accelerator', 'held_for_all', 'read_log', 'tidy',
+           'write_line', 'open_board', 'asked_to_stop', 'described', 'gathered', 'Run', 'compiled', 'progress_bar',
+           'standing', 'fit']
 
 # %% ../nbs/07_training.ipynb #48046fc4
 import hashlib, itertools, json, logging, math, signal, threading, time, datasets, torch
@@ -22,7 +22,17 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from tqdm.auto import tqdm
 from .config import load_settings, save_config, save_decoding
-from .core import evaluating, load_weights, locked, read_tensors, seed_of, tensor_bytes, write_atomic
+from diffuseq.core import (
+    check_weights,
+    differences,
+    evaluating,
+    load_weights,
+    locked,
+    read_tensors,
+    seed_of,
+    tensor_bytes,
+    write_atomic,
+)
 from .text import decode, load_tokenizer, save_tokenizer, train_batches
 
 log = logging.getLogger('diffuseq')
@@ -177,43 +187,6 @@ def text_digest(text: str) -> str:  # 16 hexadecimal digits
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 # %% ../nbs/07_training.ipynb #97188adb
-def differences(
-    expected: dict,  # name -> shape
-    found: dict,  # name -> tensor
-) -> str:  # '' if there are none
-    "How tensors differ from those that are needed, in words."
-    some = lambda names: ', '.join(sorted(names)[:4])
-    missing = expected.keys() - found.keys()
-    unknown = found.keys() - expected.keys()
-    wrong = [
-        f'{n}: {tuple(found[n].shape)} in the file, {tuple(shape)} in the model'
-        for n, shape in expected.items()
-        if n in found and found[n].shape != shape
-    ]
-    said = [f'missing: {some(missing)}'] * bool(missing)
-    said += [f'unknown: {some(unknown)}'] * bool(unknown)
-    said += [f'shapes: {"; ".join(wrong[:4])}'] * bool(wrong)
-    return '; '.join(said)
-
-
-def check_weights(
-    model,
-    tensors: dict,  # name -> tensor
-    where,  # the file, for the message
-):
-    """Whether `tensors` are weights of this model.
-
-    Raises
-    ------
-    ValueError
-        If names are missing or left over, or a shape is another.
-    """
-    if wrong := differences({n: p.shape for n, p in model.named_parameters()}, tensors):
-        raise ValueError(
-            f'{where}: these weights belong to another model (another recipe, size or vocabulary?); {wrong}'
-        )
-
-
 def state_shapes(
     model,
     ema: dict,  # averaged weights by name

@@ -131,14 +131,6 @@ class SourceCache(NamedTuple):
         kv = [(k[rows], v[rows]) for k, v in self.kv]
         return SourceCache(self.ids[rows], self.pad[rows], self.states[rows], kv)
 
-    def repeat(
-        self,
-        k,  # candidates for each source: a number, or one for each row, (B,)
-    ) -> 'SourceCache':
-        "Each row k times in succession: B becomes B k."
-        rows = torch.arange(len(self.ids), device=self.ids.device)
-        return self.reorder(rows.repeat_interleave(k))
-
     def append(
         self,
         kv,  # keys and values of target positions, a pair for each layer

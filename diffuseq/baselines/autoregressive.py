@@ -7,19 +7,26 @@ __all__ = ['Autoregressive']
 
 # %% ../../nbs/baselines/autoregressive.ipynb #35bbafb1
 import torch
-from ..base import TextModel, check_number, encode_checked, in_bits, search_width, split_batch, words_log_p
+from diffuseq.base import (
+    ReadsSourceOnce,
+    TextModel,
+    check_number,
+    encode_checked,
+    in_bits,
+    search_width,
+    split_batch,
+    words_log_p,
+)
 from ..config import AutoregressiveConfig
 from ..core import evaluating
 from ..decoding import write_texts
-from ..text import SplitWindow
 from ..two_stream import CausalTransformer, SourceCache
 
 # %% ../../nbs/baselines/autoregressive.ipynb #8f0bd492
-class Autoregressive(TextModel):
+class Autoregressive(ReadsSourceOnce, TextModel):
     "The network of the default model with a causal target and next-word cross-entropy (Eq. 4)."
 
     Config = AutoregressiveConfig
-    Window = SplitWindow
     exact = True
 
     def make_network(self, config, vocab_size):
@@ -77,15 +84,6 @@ class Autoregressive(TextModel):
                 parts.append(words_log_p(p, y, where))
         log_prob = torch.cat(parts)
         return dict(log_prob=log_prob) | in_bits(-log_prob, [row['trg_ids'] for row in rows], self.tokenizer)
-
-    def encode(self, rows) -> SourceCache:
-        "Read the sources of some rows."
-        x, x_pad, _, _ = split_batch(self.batch([dict(src_ids=row['src_ids'], trg_ids=[0]) for row in rows]))
-        return self.net.encode_source(x, x_pad)
-
-    def reorder(self, cache, rows) -> SourceCache:
-        "The cache of other rows."
-        return cache.reorder(rows)
 
     def next_word(
         self,
