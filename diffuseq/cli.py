@@ -416,13 +416,7 @@ def load(
     """
     from diffuseq.hub import check_device, load_model
 
-    device = str(check_device(device))
-    try:
-        return load_model(name, device)
-    except BaseException as e:
-        if type(e).__name__ != 'PanicException':  # how the tokenizers library may end on a damaged tokenizer.json
-            raise
-        raise ValueError(f'{name}: tokenizer.json cannot be used ({e}); the file is damaged') from None
+    return load_model(name, str(check_device(device)))
 
 # %% ../nbs/14_cli.ipynb #48300baa
 CHUNK = 256  # lines that are generated and written at a time, where no batch size is given

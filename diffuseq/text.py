@@ -11,6 +11,7 @@ __all__ = ['log', 'SPECIAL', 'KINDS', 'NAMES', 'STAND_INS', 'IDS', 'train_tokeni
 # %% ../nbs/00_text.ipynb #16bc1a15
 import datasets, hashlib, itertools, json, logging, numpy as np, pyarrow.compute as pc, torch
 from collections import Counter
+from contextlib import contextmanager
 from importlib.resources import files
 from importlib.util import find_spec
 from itertools import pairwise
@@ -193,15 +194,24 @@ def _tokenizer_of_file(path):
     "The tokenizer of a tokenizer.json, with the roles that the file beside it names."
     if not path.is_file():
         raise ValueError(f'{path}: no tokenizer here; expected the tokenizer.json that a run or save_tokenizer writes')
-    try:
+    with _one_error(path):
         backend = Tokenizer.from_file(str(path))
-    except KeyboardInterrupt:
+    roles = _named_roles(path.with_name('tokenizer_config.json'), backend)
+    with _one_error(path):
+        return _with_roles(backend, roles, path)
+
+
+@contextmanager
+def _one_error(path):
+    "What the tokenizers library may end in, as an error that names the file: its Rust code panics at some files."
+    try:
+        yield
+    except (KeyboardInterrupt, ValueError):
         raise
-    except BaseException as e:  # the library's Rust code panics at some files
+    except BaseException as e:
         raise ValueError(
             f'{path}: not a tokenizer ({e}); the file is damaged, or is not of the tokenizers library'
         ) from e
-    return _with_roles(backend, _named_roles(path.with_name('tokenizer_config.json'), backend), path)
 
 # %% ../nbs/00_text.ipynb #b14ac828
 def _named_roles(path, backend):

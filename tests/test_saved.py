@@ -10,7 +10,7 @@ from diffuseq.base import TextModel
 from diffuseq.config import load_settings, make_config, make_decoding
 from diffuseq.core import digest_of
 from diffuseq.hub import load_model, model_folder
-from diffuseq.text import make_tokenizer
+from diffuseq.text import load_tokenizer, make_tokenizer, save_tokenizer, train_tokenizer
 
 quiet = dict(progress=False)
 flat = tiny.root / 'tests' / 'fixtures' / 'flat'  # config.json of an earlier version, one flat table
@@ -125,6 +125,18 @@ def test_a_damaged_file_is_named(saved):
             load_model(damaged(folder, name, data))
         assert says in str(e.value) and '\n' not in str(e.value)
         assert str(e.value).startswith(str(folder.with_name('damaged')))
+
+
+def test_a_tokenizer_whose_words_share_a_number_is_named(tmp_path):
+    path = tmp_path / 'tokenizer.json'
+    save_tokenizer(train_tokenizer(['some words and other words of the world'] * 9, 60), tmp_path)
+    read = json.loads(path.read_text())
+    vocab = read['model']['vocab']
+    vocab['##r'] = vocab['##s']  # the library notices when it copies what it has read
+    path.write_text(json.dumps(read))
+    with pytest.raises(ValueError) as e:
+        load_tokenizer(path)
+    assert str(e.value).startswith(f'{path}: not a tokenizer (') and '\n' not in str(e.value)
 
 
 def refused(folder, data):
