@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log', 'EXTRA', 'check_sources', 'search_width', 'check_number', 'check_path', 'check_candidates', 'encode_checked',
            'split_batch', 'words_log_p', 'in_bits', 'TextModel', 'out_of_memory', 'in_batches', 'DiffuSeq',
-           'ReadsSourceOnce']
+           'ReadsSourceOnce', 'search_settings', 'beams_for', 'WritesLeftToRight']
 
 # %% ../nbs/12_base.ipynb #c5a2dc22
 import logging, math, shutil, torch, torch.nn as nn
@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from .config import make_decoding, save_config, save_decoding
 from .core import check_text, evaluating, seeded, tensor_bytes, write_atomic
 from .data import as_pairs, both_ways
+from .decoding import write_texts
 from .mbr import mbr_select
 from .objective import bound_terms
 from .schedule import make_alpha_bar
@@ -46,6 +47,7 @@ def check_sources(
 def search_width(
     n: int,  # candidates for each source
     beam: int,  # beginnings that are kept at least
+    groups: int = 1,  # of beginnings
 ) -> int:
     """Beams of a search that gives n candidates.
 
@@ -57,7 +59,7 @@ def search_width(
     check_number(n, 'n', 1)
     if n > 1000:
         raise ValueError(f'n={n}: a search gives at most 1000 candidates; draw them at a temperature')
-    return max(n, beam)
+    return max(beam, math.ceil(n / groups) * groups)
 
 
 def check_number(
@@ -616,3 +618,87 @@ class ReadsSourceOnce:
     def reorder(self, cache, rows):  # SourceCache
         "The cache of other rows."
         return cache.reorder(rows)
+
+# %% ../nbs/12_base.ipynb #afaf0c2b
+def search_settings(
+    decoding,  # settings of decoding with a beam
+) -> dict:  # beam, groups, diversity, temperature, top_p
+    "What `write_texts` of 09_decoding is told."
+    return {name: getattr(decoding, name) for name in ('beam', 'groups', 'diversity', 'temperature', 'top_p')}
+
+
+def beams_for(
+    groups,  # of beams, asked for by a call; or None
+    decoding,  # the model's settings
+):
+    "Beams of a call that asks for groups and not for beams: at least one a group."
+    return max(groups, decoding.beam) if isinstance(groups, int) else None
+
+
+class WritesLeftToRight:
+    "Of a TextModel with `word_probs`, and `encode`, `next_word`, `reorder` of 09_decoding."
+
+    exact = True
+
+    def log_prob(
+        self,
+        sources,  # iterables of strings
+        targets,
+        batch_size: int = 64,  # pairs at once
+    ) -> dict:  # float64 tensors (B,): log_prob in nats, bits_per_token, bits_per_character
+        """log p(w^y | w^x) of Eq. 4, exactly; pairs longer than the window are cut.
+
+        Raises
+        ------
+        ValueError
+            For no pairs, unequal lists, or an empty source.
+        """
+        check_number(batch_size, 'batch_size', 1)
+        rows = encode_checked(self, sources, targets)
+        parts = []
+        with evaluating(self):
+            for i in range(0, len(rows), batch_size):
+                parts.append(words_log_p(*self.word_probs(self.batch(rows[i : i + batch_size]))))
+        log_prob = torch.cat(parts)
+        return dict(log_prob=log_prob) | in_bits(-log_prob, [row['trg_ids'] for row in rows], self.tokenizer)
+
+    def generate(
+        self,
+        sources,  # an iterable of strings
+        n: int = 1,  # candidates for each source
+        mbr: bool = False,  # choose among them by minimum Bayes risk (10_mbr)
+        rerank: bool = False,  # or the one that the model finds most probable, a token
+        *,
+        beam: int = None,  # beginnings that are kept side by side; None, here and below: as `decoding` says
+        groups: int = None,  # of beams that are told apart (G11)
+        diversity: float = None,  # lambda of (G11)
+        temperature: float = None,  # of the choice of words; 0: the most probable
+        top_p: float = None,  # words are drawn among the likeliest of this share
+        seed: int = 0,  # of what is drawn
+        first: int = 0,  # place of the first source, for a call that continues another
+        batch_size: int = None,  # texts at once
+        progress: bool = True,
+        callback=None,  # called with (ids, masked, words), (B, n) each, after each word
+        **more,  # settings that this model has besides; earlier names are refused with the new ones
+    ) -> list:  # of strings; with n > 1 and no choice among them a list of n strings each
+        """Texts for `sources`, left to right; '' for an empty one.
+
+        At temperature 0 n candidates are the n best of a beam, or of its groups.
+
+        Raises
+        ------
+        ValueError
+            For sources, numbers or settings that cannot be.
+        """
+        given = dict(beam=beam or beams_for(groups, self.decoding), groups=groups, diversity=diversity)
+        given |= dict(temperature=temperature, top_p=top_p)
+        decoding = self.decoding.updated(**given, **more)
+        if decoding.temperature == 0:
+            decoding = decoding.updated(beam=search_width(n, decoding.beam, decoding.groups))
+        how = dict(n=n, mbr=mbr, rerank=rerank, seed=seed, first=first, batch_size=batch_size)
+        return self.write_all(sources, decoding, beam=decoding.beam, progress=progress, callback=callback, **how)
+
+    def texts(self, rows, keys, decoding, seed, callback) -> list:  # of strings
+        "Texts of some (place, candidate) rows, each until it ends."
+        how = search_settings(decoding) | dict(seed=seed, callback=callback)
+        return write_texts(self, rows, keys, self.config.max_target, **how)

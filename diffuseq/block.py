@@ -13,9 +13,11 @@ from .anchoring import nearest_words
 from diffuseq.base import (
     DiffuSeq,
     ReadsSourceOnce,
+    beams_for,
     check_number,
     encode_checked,
     in_bits,
+    search_settings,
     search_width,
     split_batch,
     words_log_p,
@@ -136,6 +138,9 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         order: str = None,  # 'left-to-right', 'confidence', 'parallel'; None, here and below: as `decoding` says
         end: str = None,  # left to right: 'eos', where the model writes it, or 'predicted', after the predicted length
         beam: int = None,  # left to right until the end: beginnings that are kept side by side
+        groups: int = None,  # of beams that are told apart (G11)
+        diversity: float = None,  # lambda of (G11)
+        top_p: float = None,  # left to right until the end: words are drawn among the likeliest of this share
         temperature: float = None,  # of the choice of words; 0: the most probable
         steps: int = None,  # by confidence and parallel: network evaluations
         sampler: str = None,  # parallel: 'ddpm', 'ddim', 'dpmpp', 'renoise' (09_sampling)
@@ -159,13 +164,15 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         ValueError
             For sources, numbers or settings that cannot be, and for a setting that has no effect with the others.
         """
-        given = dict(order=order, end=end, beam=beam, temperature=temperature, steps=steps, sampler=sampler)
+        beam = beam or beams_for(groups, self.decoding)
+        given = dict(order=order, end=end, beam=beam, groups=groups, diversity=diversity, top_p=top_p)
+        given |= dict(temperature=temperature, steps=steps, sampler=sampler)
         given |= dict(variance=variance, eta=eta, rounding=rounding)
         decoding = self.decoding.updated(**given, **renamed)
         self.check_taught(decoding)
         until_end = decoding.uses('beam')
         if until_end and decoding.temperature == 0:
-            decoding = decoding.updated(beam=search_width(n, decoding.beam))
+            decoding = decoding.updated(beam=search_width(n, decoding.beam, decoding.groups))
         how = dict(n=n, mbr=mbr, rerank=rerank, seed=seed, first=first, batch_size=batch_size)
         how |= dict(beam=decoding.beam if until_end else 1)
         return self.write_all(sources, decoding, progress=progress, callback=callback, **how)
@@ -197,7 +204,7 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
     def texts(self, rows, keys, decoding, seed, callback) -> list:  # of strings
         "Texts of some (place, candidate) rows, in the order that `decoding` says."
         if decoding.uses('beam'):
-            how = dict(beam=decoding.beam, temperature=decoding.temperature, seed=seed, callback=callback)
+            how = search_settings(decoding) | dict(seed=seed, callback=callback)
             return write_texts(self, rows, keys, self.config.max_target, **how)
         cache = encode_candidates(self, rows, keys)
         lengths = self.lengths(cache, keys, seed, decoding.temperature)

@@ -218,7 +218,7 @@ def test_a_call_that_is_refused_leaves_nothing_behind(tiny, tmp_path, capsys, ch
         ('paper', ['--order', 'parallel'], 'this model has no setting order'),
         ('paper', ['--rerank', '--n', '2'], 'no exact log_prob'),
         ('paper', ['--eta', '0.5'], "eta has no effect with sampler='ddpm'"),
-        ('autoregressive', ['--steps', '5'], 'this model has no setting steps; it has beam, temperature'),
+        ('autoregressive', ['--steps', '5'], 'this model has no setting steps; it has beam, groups'),
         ('autoregressive', ['--no-rounding'], 'this model has no setting rounding'),
         ('fast', ['--noise-bound', '1'], 'this model has no setting noise_bound'),
         ('fast', ['--steps', '5'], "steps has no effect with order='left-to-right'"),

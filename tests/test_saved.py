@@ -115,7 +115,7 @@ def test_a_damaged_file_is_named(saved):
         ('config.json', config.replace(b'"width": 32', b'"width": "32"'), 'config.json: config: width'),
         ('config.json', config.replace(b'"width": 32', b'"width": 40'), 'another model'),
         ('config.json', config.replace(b'"width"', b'"breadth"'), 'unknown: breadth; missing: width'),
-        ('decoding.json', b'{"steps": 3}', 'decoding.json: not a configuration of this version; missing'),
+        ('decoding.json', b'{"stops": 3}', 'decoding.json: not a configuration of this version; unknown: stops'),
         ('decoding.json', b'', 'decoding.json: not valid JSON'),
         *(('model.safetensors', data, 'model.safetensors: not a readable safetensors file') for data in cut),
         ('model.safetensors', b'PK\x03\x04' + bytes(500), 'model.safetensors: not a readable safetensors file'),

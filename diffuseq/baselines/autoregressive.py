@@ -7,27 +7,15 @@ __all__ = ['Autoregressive']
 
 # %% ../../nbs/baselines/autoregressive.ipynb #35bbafb1
 import torch
-from diffuseq.base import (
-    ReadsSourceOnce,
-    TextModel,
-    check_number,
-    encode_checked,
-    in_bits,
-    search_width,
-    split_batch,
-    words_log_p,
-)
+from ..base import ReadsSourceOnce, TextModel, WritesLeftToRight, split_batch
 from ..config import AutoregressiveConfig
-from ..core import evaluating
-from ..decoding import write_texts
 from ..two_stream import CausalTransformer, SourceCache
 
 # %% ../../nbs/baselines/autoregressive.ipynb #8f0bd492
-class Autoregressive(ReadsSourceOnce, TextModel):
+class Autoregressive(ReadsSourceOnce, WritesLeftToRight, TextModel):
     "The network of the default model with a causal target and next-word cross-entropy (Eq. 4)."
 
     Config = AutoregressiveConfig
-    exact = True
 
     def make_network(self, config, vocab_size):
         "The network of 04_two_stream without noise, levels and lengths."
@@ -61,29 +49,15 @@ class Autoregressive(ReadsSourceOnce, TextModel):
         loss = nll.mean()
         return dict(loss=loss, parts=[(loss, len(nll))])
 
-    def log_prob(
+    def word_probs(
         self,
-        sources,  # iterables of strings
-        targets,
-        batch_size: int = 64,  # pairs at once
-    ) -> dict:  # float64 tensors (B,): log_prob in nats, bits_per_token, bits_per_character
-        """log p(w^y | w^x) of Eq. 4, exactly; pairs longer than the window are cut.
-
-        Raises
-        ------
-        ValueError
-            For no pairs, unequal lists, or an empty source.
-        """
-        check_number(batch_size, 'batch_size', 1)
-        rows = encode_checked(self, sources, targets)
-        parts = []
-        with evaluating(self):
-            for i in range(0, len(rows), batch_size):
-                h, y, where, cache = self.read_targets(self.batch(rows[i : i + batch_size]))
-                p = self.net.probs(h, cache, mask=where).index_fill_(-1, self.suppress_tokens, 0.0)
-                parts.append(words_log_p(p, y, where))
-        log_prob = torch.cat(parts)
-        return dict(log_prob=log_prob) | in_bits(-log_prob, [row['trg_ids'] for row in rows], self.tokenizer)
+        batch,  # of `batch`
+    ) -> (
+        tuple
+    ):  # p at the K words of the targets, 0 for what is never written, (K, V); the words, where they stand (B, n)
+        "Every factor of Eq. 4, each given the right words before it."
+        h, y, where, cache = self.read_targets(batch)
+        return self.net.probs(h, cache, mask=where).index_fill_(-1, self.suppress_tokens, 0.0), y, where
 
     def next_word(
         self,
@@ -96,39 +70,3 @@ class Autoregressive(ReadsSourceOnce, TextModel):
         h, kv = self.net.read_target(self.net.table()[words][:, None], cache, seen)
         p = self.net.probs(h, cache, position=torch.tensor([k], device=words.device))[:, 0]
         return p.index_fill(-1, self.suppress_tokens, 0.0), cache.append(kv)
-
-    def generate(
-        self,
-        sources,  # an iterable of strings
-        n: int = 1,  # candidates for each source
-        mbr: bool = False,  # choose among them by minimum Bayes risk (10_mbr)
-        rerank: bool = False,  # or the one that the model finds most probable, a token
-        *,
-        beam: int = None,  # beginnings that are kept side by side; None, here and below: as `decoding` says
-        temperature: float = None,  # of the choice of words; 0: the most probable
-        seed: int = 0,  # of what is drawn
-        first: int = 0,  # place of the first source, for a call that continues another
-        batch_size: int = None,  # texts at once
-        progress: bool = True,
-        callback=None,  # called with (ids, masked, words), (B, n) each, after each word
-        **renamed,  # names of an earlier version: refused with the new ones
-    ) -> list:  # of strings; with n > 1 and no choice among them a list of n strings each
-        """Texts for `sources`, left to right; '' for an empty one.
-
-        At temperature 0 n candidates are the n best of a beam.
-
-        Raises
-        ------
-        ValueError
-            For sources, numbers or settings that cannot be.
-        """
-        decoding = self.decoding.updated(beam=beam, temperature=temperature, **renamed)
-        if decoding.temperature == 0:
-            decoding = decoding.updated(beam=search_width(n, decoding.beam))
-        how = dict(n=n, mbr=mbr, rerank=rerank, seed=seed, first=first, batch_size=batch_size)
-        return self.write_all(sources, decoding, beam=decoding.beam, progress=progress, callback=callback, **how)
-
-    def texts(self, rows, keys, decoding, seed, callback) -> list:  # of strings
-        "Texts of some (place, candidate) rows, each until it ends."
-        how = dict(beam=decoding.beam, temperature=decoding.temperature, seed=seed, callback=callback)
-        return write_texts(self, rows, keys, self.config.max_target, **how)
