@@ -182,7 +182,7 @@ def test_a_model_in_training_says_what_it_says_at_rest():
 
 
 def test_the_likelihood_of_an_order_knows_no_dropout():
-    from diffuseq.connections import model_log_prob
+    from diffuseq.any_order import model_log_prob
 
     m = tiny.model(word_dropout=0.5)
     assert same_at_rest(m, lambda x, y: model_log_prob(m, x, y), 'log_prob')
