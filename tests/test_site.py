@@ -214,8 +214,9 @@ async function visit(page, widths) {
   const inner = frame.contentWindow, found = []
   frame.contentDocument.head.insertAdjacentHTML('beforeend', '<style>html { scrollbar-width: none }</style>')
   if (inner.MathJax) await inner.MathJax.startup.promise
-  for (const e of frame.contentDocument.querySelectorAll('[data-mml-node="merror"], mjx-merror'))
-    found.push(`${page}: MathJax: ${e.getAttribute('data-mjx-error') || e.textContent}`)
+  const errors = '[data-mml-node="merror"], [data-mml-node="mtext"][fill="red"]'
+  for (const e of frame.contentDocument.querySelectorAll(errors))
+    found.push(`${page}: MathJax: ${e.getAttribute('data-mjx-error') || 'an unknown command'}`)
   if (frame.contentDocument.querySelectorAll('.math').length && !frame.contentDocument.querySelector('mjx-container'))
     found.push(`${page}: formulas are not set`)
   for (const width of widths) {
@@ -294,6 +295,8 @@ def test_every_page_fits_every_width(rendered, site, tmp_path):
 BROKEN = {
     'wide': ('<article><pre>' + 'x' * 400 + '</pre></article>', 'outside its column'),
     'cut': ('<article style="width:900px">a</article>', 'the article leaves the window'),
+    'formula': (r'<article>\(a_b_c\)</article><script src="mathjax.js"></script>', 'MathJax: Double subscripts'),
+    'command': (r'<article>\(\nosuch\)</article><script src="mathjax.js"></script>', 'MathJax: an unknown command'),
     'scrolled': ('<article><div style="overflow-x:auto"><pre>' + 'x' * 400 + '</pre></div></article>', None),
 }
 
@@ -301,7 +304,10 @@ BROKEN = {
 @needs_browser
 @pytest.mark.parametrize('name', BROKEN)
 def test_the_look_can_fail(name, tmp_path):
+    from conf import mathjax
+
     body, what = BROKEN[name]
+    shutil.copy(mathjax, tmp_path / 'mathjax.js')
     (tmp_path / 'a.html').write_text(f'<!DOCTYPE html><body>{body}', 'utf8')
     found = look(tmp_path, [('a.html', (390,))], tmp_path / 'profile')
     assert any(what in line for line in found) if what else not found
