@@ -81,7 +81,7 @@ notebook: $(STAMP)
 	$(PY) -m jupyterlab nbs/index.ipynb
 
 docs: $(STAMP)
-	$(PY) -m sphinx -q -c docs -b html nbs _docs/html
+	$(PY) docs/pages.py
 	@echo "_docs/html/index.html"
 
 clean:

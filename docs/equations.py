@@ -1,8 +1,8 @@
-"""The map from equations to derivations, names, checks and experiments, found in the notebooks; written to index.ipynb.
+"""The map from equations to derivations, names and checks, found in the notebooks; written to equations.ipynb.
 
 Derived: the heading above `\\tag{n}`. Exported: public names, also methods, whose docstring says "Eq. n". Checked: the
-heading above a cell that asserts and says "Eq. n" in a comment. Several numbers are written "Eq. 4, 18". Used: by
-experiments, through whatever they call.
+heading above a cell that asserts and says "Eq. n" in a comment. Several numbers are written "Eq. 4, 18". Run: an
+experiment or a baseline calls a name of it, through whatever it calls.
 """
 
 import ast, io, re, sys, tokenize
@@ -12,7 +12,7 @@ import nbformat
 
 sys.path.insert(0, str(Path(__file__).parent))
 import nbread
-from nbread import definitions, functions, is_exported, is_public, python
+from nbread import definitions, functions, is_exported, is_public, python, slug
 
 root = Path(__file__).resolve().parents[1]
 GROUPS = [
@@ -48,11 +48,6 @@ mention = re.compile(rf'\bEq\.\s+({number}(?:,\s+{number})*)')
 def said(text):
     "The equations that a docstring or a comment names."
     return {n for numbers in mention.findall(text) for n in re.split(r',\s+', numbers)}
-
-
-def slug(title):
-    "The anchor of a heading, as the site makes it: without its formulas."
-    return re.sub(r'[^\w\-]', '', re.sub(r'\$[^$]*\$', '', title).lower().replace(' ', '-'))
 
 
 def comments(source):
@@ -160,8 +155,8 @@ def reached(start, calls):
 
 def table(found):
     "The map in Markdown."
-    used = {place: reached(start, found['calls']) for place, start in found['uses'].items()}
-    rows = ['| Eq. | derived in | exported as | checked in | used by |', '|---|---|---|---|---|']
+    used = set().union(*(reached(start, found['calls']) for start in found['uses'].values()))
+    rows = ['| Eq. | derived in | exported as | checked in | run |', '|---|---|---|---|:-:|']
     for group in GROUPS:
         exported = unique(found['names'], group)
         row = [
@@ -169,7 +164,7 @@ def table(found):
             '<br>'.join(link(*x) for x in unique(found['tags'], group)),
             ', '.join(f'`{name}`' for name in exported),
             '<br>'.join(link(*x) for x in unique(found['checks'], group)),
-            ', '.join(f'[{Path(p).stem}]({p})' for p in sorted(used) if used[p] & set(exported)),
+            '✓' if used & set(exported) else '',
         ]
         rows.append(f'| {" | ".join(row)} |')
     return '\n'.join(rows)
@@ -199,7 +194,7 @@ def holes(found):
 
 def main():
     found = read()
-    path = root / 'nbs/index.ipynb'
+    path = root / 'nbs/equations.ipynb'
     nb = nbformat.read(path, 4)
     cell = next(c for c in nb.cells if MARK in c.source)
     cell.source = cell.source.split(MARK)[0] + MARK + '\n\n' + table(found)

@@ -1,7 +1,15 @@
 "How the site, README.md and the checks see notebooks: which there are, what a cell exports, what is shown."
 
 import ast, re
-import nbformat
+from pathlib import Path
+import nbformat, yaml
+
+# the text of each picture, by the id of the cell that draws it
+ALT = {
+    cell: text
+    for cells in yaml.safe_load(Path(__file__).with_name('figures.yaml').read_text('utf8')).values()
+    for cell, text in cells.items()
+}
 
 
 def paths(folder):
@@ -55,11 +63,50 @@ def is_public(name):
     return not re.search(r'(^|\.)_', name)
 
 
+def title(nb):
+    "The heading that a notebook begins with."
+    return next(c.source for c in nb.cells if c.cell_type == 'markdown').splitlines()[0].removeprefix('# ')
+
+
+def slug(heading):
+    "The anchor of a heading, as the site makes it: without its formulas."
+    return re.sub(r'[^\w\-]', '', re.sub(r'\$[^$]*\$', '', heading).lower().replace(' ', '-'))
+
+
+def headings(source):
+    "The headings of a cell of text."
+    return re.findall(r'^#+ (.*)', re.sub(r'```.*?```', '', source, flags=re.S), re.M)
+
+
+def offered(source):
+    "(name, node) of the public functions and classes, methods left out, of a cell; nothing if it is not exported."
+    found = definitions(ast.parse(python(source))) if is_exported(source) else ()
+    return [(name, node) for name, node in found if is_public(name) and '.' not in name]
+
+
+def links(cell, home):
+    "Below a cell that exports: where the reference describes its names."
+    roles = [f'{{py:obj}}`{name} <diffuseq.{home}.{name}>`' for name, _ in offered(cell.source)]
+    return [nbformat.v4.new_markdown_cell(f':::{{container}} reference\nReference: {", ".join(roles)}\n:::')] * bool(
+        roles
+    )
+
+
 def read(text):
-    "A notebook from its JSON text, minus `#| hide` cells and every `#|` line."
+    """A notebook from its JSON text as the site shows it.
+
+    Without `#| hide` cells and `#|` lines; with texts for pictures, and links from what it exports to the reference.
+    """
     nb = nbformat.reads(text, 4)
-    nb.cells = [c for c in nb.cells if not re.search(r'^#\|\s*hide\s*$', c.source, re.M)]
+    home = module([c.source for c in nb.cells if c.cell_type == 'code'])
+    cells = []
     for c in nb.cells:
+        if re.search(r'^#\|\s*hide\s*$', c.source, re.M):
+            continue
+        after = links(c, home) if c.cell_type == 'code' else []
         c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M)
-    nb.cells = [c for c in nb.cells if c.source.strip()]
+        if c.id in ALT:
+            c.metadata['mystnb'] = {'image': {'alt': ALT[c.id]}}
+        cells += [c, *after] if c.source.strip() else []
+    nb.cells = cells
     return nb

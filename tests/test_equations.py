@@ -1,4 +1,4 @@
-"Every equation of the paper is derived, exported and checked somewhere, and index.ipynb says where."
+"Every equation of the paper is derived, exported and checked somewhere, and equations.ipynb says where."
 
 import re
 from collections import defaultdict
@@ -17,10 +17,8 @@ def test_every_equation_is_derived_exported_and_checked(found):
 
 
 def test_the_map_is_current(found):
-    text = next(c.source for c in nbformat.read(root / 'nbs/index.ipynb', 4).cells if equations.MARK in c.source)
-    assert text.endswith(equations.MARK + '\n\n' + equations.table(found)), (
-        'run python docs/equations.py, then python docs/readme.py'
-    )
+    text = next(c.source for c in nbformat.read(root / 'nbs/equations.ipynb', 4).cells if equations.MARK in c.source)
+    assert text.endswith(equations.MARK + '\n\n' + equations.table(found)), 'run python docs/equations.py'
 
 
 def test_the_map_names_all_numbers():

@@ -21,7 +21,7 @@ def modules(folder):
 def remade(tmp_path_factory):
     "The repository's sources once more, with the library's generated modules left out and everything made again."
     to = tmp_path_factory.mktemp('sources') / 'diffuseq'
-    for folder in ('nbs', 'docs', 'diffuseq'):
+    for folder in ('nbs', 'docs', 'diffuseq', 'figures'):
         shutil.copytree(root / folder, to / folder, ignore=skip)
     shutil.copy(root / 'settings.ini', to)
     for p in (to / 'diffuseq').rglob('*.py'):
