@@ -13,10 +13,9 @@ from .base import DiffuSeq
 from .config import PaperConfig
 from .denoiser import BertDenoiser
 from .forward import q_sample, q_z0
-from .importance import LossAware
-from .levels import even_grid, uniform_steps
+from .importance import LossAware, uniform_steps
 from .objective import simple_loss
-from .sampling import RowNoise, official_pairs, pairs_of, reabsorb, sample
+from .sampling import RowNoise, even_grid, official_pairs, pairs_of, reabsorb, sample
 from .text import FixedWindow, decode
 
 # %% ../nbs/12_paper.ipynb #f3f908f8
