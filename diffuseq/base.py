@@ -353,7 +353,9 @@ class TextModel(nn.Module):
         if batch_size is not None:
             check_number(batch_size, 'batch_size', 1)
         if not (callback is None or callable(callback)):
-            raise ValueError(f'callback is {type(callback).__name__}; expected a function of (ids, masked, words)')
+            raise ValueError(
+                f'callback is {type(callback).__name__}; expected a function of (ids, masked, words, said)'
+            )
         check_number(seed, 'seed', 0)
         check_number(first, 'first', 0)
         rows = encode_sources(sources, self.tokenizer, self.window)
@@ -473,7 +475,7 @@ class TextModel(nn.Module):
         "What a generation looks like call by call; masked sub-words are shown as the model would fill them now."
         steps = []
 
-        def look(ids, masked, words):
+        def look(ids, masked, words, said):
             now = torch.where(masked, words, ids)[0].tolist()
             steps.append(list(zip(self.tokenizer.convert_ids_to_tokens(now), masked[0].tolist())))
 

@@ -110,7 +110,7 @@ class Autoregressive(ReadsSourceOnce, TextModel):
         first: int = 0,  # place of the first source, for a call that continues another
         batch_size: int = None,  # texts at once
         progress: bool = True,
-        callback=None,  # called with (ids, masked, words), (B, n) each, after each word
+        callback=None,  # called with (ids, masked, words, said) after each word (09_decoding)
         **renamed,  # names of an earlier version: refused with the new ones
     ) -> list:  # of strings; with n > 1 and no choice among them a list of n strings each
         """Texts for `sources`, left to right; '' for an empty one.
