@@ -9,7 +9,7 @@ import pytest, tiny, torch
 from diffuseq.base import TextModel
 from diffuseq.cli import main
 from diffuseq.config import make_decoding
-from diffuseq.trace import Demo, Recorder, evenly, every_order, open_demo, said_in, show_trace, watch
+from diffuseq.trace import LEAST, Demo, Recorder, evenly, every_order, open_demo, said_in, show_trace, watch
 from tiny import SOURCES
 
 quiet = dict(progress=False)
@@ -88,6 +88,7 @@ def test_numbers_of_a_trace(writers, recipe, way):
                 assert p is None or 0 <= p <= near[0][1] + 1e-9 <= 1 + 2e-9
                 assert [q for _, q in near] == sorted((q for _, q in near), reverse=True)
                 assert sum(q for _, q in near) < 1 + 1e-9 and call >= 1
+                assert p is None or all(q >= LEAST for _, q in near[1:])
 
 
 def test_left_to_right_the_numbers_multiply_to_the_probability_of_the_text(writers):
@@ -131,7 +132,16 @@ def test_left_to_right_word_k_is_written_in_call_k(writers, recipe, way):
 def test_of_a_beam_the_best_is_watched(writers):
     traces = watch(writers['fast'], SOURCES[1], n=3, beam=3)
     assert [bool(t.steps) for t in traces] == [True, False, False]
+    for trace in traces:
+        assert Page(trace._repr_html_()).names.count('script') == 2 * bool(trace.steps)
+        ElementTree.fromstring(trace._repr_mimebundle_()['image/svg+xml'])
     assert [t.text for t in traces] == writers['fast'].generate([SOURCES[1]], n=3, beam=3, **quiet)[0]
+
+
+def test_candidates_that_were_begun_anew_are_not_mixed(writers):
+    recorder = Recorder(writers['fast'])
+    with pytest.raises(RuntimeError, match='watch fewer'):
+        writers['fast'].generate([SOURCES[1]], n=3, order='confidence', batch_size=2, callback=recorder, **quiet)
 
 
 def test_of_many_calls_some_are_shown(writers):
