@@ -671,6 +671,11 @@ class Answer(BaseHTTPRequestHandler):
 
     timeout = 30  # seconds for a request to come in
 
+    def handle(self):
+        "Answer, unless the browser went elsewhere."
+        with suppress(ConnectionError):
+            super().handle()
+
     def do_GET(self):
         "The page, or what is wrong with a request."
         url = urlsplit(self.path)
@@ -689,8 +694,7 @@ class Answer(BaseHTTPRequestHandler):
         self.send_header('Content-Security-Policy', f"default-src 'none'; {only}")
         self.send_header('Cache-Control', 'no-store')
         self.end_headers()
-        with suppress(ConnectionError):  # the browser went elsewhere
-            self.wfile.write(text.encode())
+        self.wfile.write(text.encode())
 
     def log_message(self, *_):
         "Nothing is logged: a sentence is nobody's business."

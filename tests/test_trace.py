@@ -1,6 +1,6 @@
 "What is shown of a generation is what happened: every way of writing, in HTML that nothing in a sentence can break."
 
-import html, json, math, os, re, signal, subprocess, sys, threading
+import html, json, math, os, re, signal, socket, struct, subprocess, sys, threading
 from html.parser import HTMLParser
 from http.client import HTTPConnection
 from urllib.parse import urlencode
@@ -269,6 +269,16 @@ def test_the_demo_refuses_other_hosts_paths_and_methods(demo):
     assert demo.server_address[0] == '127.0.0.1'
     with pytest.raises(ValueError, match='is in use; name another'):
         open_demo(demo.model, demo.server_port)
+
+
+def test_a_browser_that_goes_elsewhere_is_no_error(demo, capfd):
+    for _ in range(3):
+        s = socket.create_connection(demo.server_address)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))  # closes with a reset
+        s.sendall(b'GET /?source=a HTTP/1.0\r\nHost: localhost:1\r\n\r\n')
+        s.close()
+    assert get(demo, '/?source=a')[0] == 200  # after the others
+    assert capfd.readouterr().err == ''
 
 
 def test_one_text_at_a_time(demo, monkeypatch):
