@@ -54,7 +54,7 @@ $(STAMP): settings.ini setup.py constraints.txt
 	@touch $(STAMP)
 
 run: demo train evaluate
-	@$(PY) -m diffuseq.cli show "$(RUN)" --triples 10
+	@$(PY) -m diffuseq.cli show "$(RUN)" --triples 10 --trace "$(RUN)/trace.html"
 
 demo: $(STAMP)
 	@echo 'Three sentences that the model of the package never saw, and what it makes of them:'

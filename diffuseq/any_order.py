@@ -76,7 +76,7 @@ def taught_log_prob(
         now.update(masked=masked, log_p=log_p.new_zeros(masked.shape).masked_scatter(asked, log_p))
         return p.amax(-1, keepdim=True) * one_hot(w, p.shape[-1])
 
-    def note(clean, masked, words):
+    def note(clean, masked, words, said):
         total.add_(now['log_p'].masked_fill(masked | ~now['masked'], 0.0).sum(1))
 
     unmask(teach, valid, order, steps, callback=note)

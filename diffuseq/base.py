@@ -355,7 +355,9 @@ class TextModel(nn.Module):
         if batch_size is not None:
             check_number(batch_size, 'batch_size', 1)
         if not (callback is None or callable(callback)):
-            raise ValueError(f'callback is {type(callback).__name__}; expected a function of (ids, masked, words)')
+            raise ValueError(
+                f'callback is {type(callback).__name__}; expected a function of (ids, masked, words, said)'
+            )
         check_number(seed, 'seed', 0)
         check_number(first, 'first', 0)
         rows = encode_sources(sources, self.tokenizer, self.window)
@@ -475,7 +477,7 @@ class TextModel(nn.Module):
         "What a generation looks like call by call; masked sub-words are shown as the model would fill them now."
         steps = []
 
-        def look(ids, masked, words):
+        def look(ids, masked, words, said):
             now = torch.where(masked, words, ids)[0].tolist()
             steps.append(list(zip(self.tokenizer.convert_ids_to_tokens(now), masked[0].tolist())))
 
@@ -678,7 +680,7 @@ class WritesLeftToRight:
         first: int = 0,  # place of the first source, for a call that continues another
         batch_size: int = None,  # texts at once
         progress: bool = True,
-        callback=None,  # called with (ids, masked, words), (B, n) each, after each word
+        callback=None,  # called with (ids, masked, words, said) after each word (09_decoding)
         **more,  # settings that this model has besides; earlier names are refused with the new ones
     ) -> list:  # of strings; with n > 1 and no choice among them a list of n strings each
         """Texts for `sources`, left to right; '' for an empty one.

@@ -151,7 +151,7 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         first: int = 0,  # place of the first source, for a call that continues another
         batch_size: int = None,  # texts at once
         progress: bool = True,
-        callback=None,  # called with (ids, masked, words it would write), (B, n) each, after each network evaluation
+        callback=None,  # called with (ids, masked, words, said) after each network evaluation (09_decoding)
         **renamed,  # names of an earlier version: refused with the new ones
     ) -> list:  # of strings; with n > 1 and no choice among them a list of n strings each
         """Texts for `sources`; '' for an empty one.
@@ -265,17 +265,20 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         "All words at one level, from T down the grid: the paper's own order with this network (Eq. 8)."
         c = self.config
         table = self.net.table()
-        words = None
+        words = said = None
 
         def denoise(z, t):
-            nonlocal words
+            nonlocal words, said
             levels = valid.long() * t
             if self.absorb is not None and t == c.T:
                 z = torch.where(valid[..., None], self.absorb.to(z), z)
             p, expected = self.predict(self.scaled(z, levels), levels, cache, ~valid)
             tau = decoding.temperature * t / c.T
             u = noise.uniform(valid.shape[1]) if tau > 0 else None
-            words = choose_words(p.index_fill(-1, self.suppress_tokens, 0.0), tau, u)
+            p = p.index_fill(-1, self.suppress_tokens, 0.0)
+            words = choose_words(p, tau, u)
+            if callback:
+                said = dict(asked=valid, p=p[valid], z=z, t=t)
             return table[words] if decoding.rounding else expected
 
         z_T = c.noise_factor * noise.normal(table.new_zeros(*valid.shape, c.d_embed))
@@ -286,7 +289,7 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
             self.alpha_bar,
             decoding.sampler,
             noise=noise.normal,
-            callback=(lambda *_: callback(words, valid, words)) if callback else None,
+            callback=(lambda t, s, *_: callback(words, valid, words, said | dict(s=s))) if callback else None,
             factor=c.noise_factor,
             absorb=self.absorb,
             eta=decoding.eta,

@@ -9,7 +9,8 @@ __all__ = ['ONE_LINE', 'OPTIONS', 'CHUNK', 'COMMANDS', 'read_lines', 'is_json', 
            'check_candidates', 'generate', 'write_lines', 'write_file', 'output_row', 'read_outputs', 'read_references',
            'evaluate', 'score_lines', 'cell_text', 'table_text', 'read_report', 'read_samples', 'show', 'at_least',
            'suggestion', 'Parser', 'used_with', 'comments_of', 'meaning', 'add_decoding', 'check_given', 'add_evaluate',
-           'add_show', 'add_generate', 'parsers', 'check_options', 'parse', 'complain', 'memory_ran_out', 'main']
+           'add_show', 'add_generate', 'demo', 'add_demo', 'parsers', 'check_options', 'parse', 'complain',
+           'memory_ran_out', 'main']
 
 # %% ../nbs/14_cli.ipynb #9ec8beb1
 import argparse, codecs, difflib, hashlib, json, os, re, signal, sys, threading
@@ -729,6 +730,8 @@ def show(
 ):
     """The command: the table and `args.triples` sentences of the run folder `args.run`, and where its files are.
 
+    With `args.trace` also a page on which the first sentence comes to be, step by step.
+
     Raises
     ------
     ValueError, OSError
@@ -739,6 +742,11 @@ def show(
     print(report['title'], table_text(report['table']), sep='\n\n', end='\n\n')
     for source, generated, reference in read_samples(run / 'samples.jsonl', args.triples):
         print(f'source     {source}\ngenerated  {generated}\nreference  {reference}\n')
+    for source, _, _ in read_samples(run / 'samples.jsonl', 1) if args.trace else ():
+        from diffuseq.trace import save_traces
+
+        save_traces(load(args.run), source, args.trace)
+        print(f'How a text comes to be, step by step, in a browser: {args.trace}\n')
     for p in sorted(run.iterdir()):
         if p.is_file() and p.suffix in ('.ipynb', '.png', '.json', '.jsonl', '.safetensors'):
             print(p)
@@ -873,6 +881,8 @@ def add_show(
     p.set_defaults(run_command=show)
     p.add_argument('run', help='a run folder that was evaluated')
     p.add_argument('--triples', type=at_least(0), default=10, metavar='N', help='sentences to show (default 10)')
+    about = 'also write a page on which the first sentence comes to be, step by step, in every order'
+    p.add_argument('--trace', metavar='FILE', help=about)
 
 # %% ../nbs/14_cli.ipynb #5b7c8d9e
 def add_generate(
@@ -899,6 +909,35 @@ def add_generate(
     p.add_argument('--batch-size', type=at_least(1), help=about)
     add_decoding(p)
 
+# %% ../nbs/14_cli.ipynb #d3a0e14f
+def demo(
+    args,  # of `parse`
+):
+    """The command: a page on this machine, until it is interrupted (14_trace).
+
+    Raises
+    ------
+    ValueError, OSError
+        If the model or the port cannot be had.
+    """
+    from diffuseq.trace import open_demo
+
+    with open_demo(load(args.model, args.device), args.port) as server, suppress(KeyboardInterrupt):
+        print(f'http://127.0.0.1:{server.server_port}/ is the page, for this machine only; Ctrl-C ends it', flush=True)
+        server.serve_forever()
+
+
+def add_demo(
+    p,  # a parser
+):
+    "The arguments of `demo`."
+    p.set_defaults(run_command=demo)
+    p.add_argument('--model', default='basic-english', help='as of generate (default basic-english)')
+    p.add_argument(
+        '--port', type=at_least(0), default=8000, help='where it listens (default 8000); 0: any that is free'
+    )
+    p.add_argument('--device', help='cpu, cuda, cuda:1, ...; default: a GPU where there is one')
+
 # %% ../nbs/14_cli.ipynb #b3b434b2
 COMMANDS = dict(
     generate=(
@@ -915,6 +954,11 @@ COMMANDS = dict(
         add_show,
         'the numbers and some sentences of a run',
         'Prints what a run folder holds: its table and some sentences.',
+    ),
+    demo=(
+        add_demo,
+        'a page where one types a sentence and watches',
+        'Opens a page on this machine: type a sentence, and see how its text comes to be, step by step.',
     ),
 )  # command -> what adds its arguments, what it does in words, in a sentence
 

@@ -64,7 +64,7 @@ def unmask(
     *,
     temperature: float = 0.0,
     uniform=None,  # n -> uniform numbers (B, n); needed if temperature > 0
-    callback=None,  # called with (ids, masked, words that would stand there) after each call
+    callback=None,  # called with (ids, masked, words that would stand there, {asked, p}) after each call
 ) -> torch.Tensor:  # ids, (B, n), 0 outside `valid`
     """Generate by unmasking words in an order: Eq. 4 left to right, Eq. 6 by confidence, Eq. 5 with steps=1.
 
@@ -93,7 +93,7 @@ def unmask(
         ids = torch.where(taken, words, ids)
         masked = masked & ~taken
         if callback:
-            callback(ids, masked, words)
+            callback(ids, masked, words, dict(asked=asked, p=p))
     return ids
 
 
@@ -138,7 +138,7 @@ def write(
     temperature: float = 0.0,
     u=None,  # uniform numbers (B, longest), needed if temperature > 0
     top_p: float = 1.0,  # words are drawn among the likeliest of this share
-    callback=None,  # called with (ids so far, nothing masked, ids so far) after each word
+    callback=None,  # called with (ids so far, nothing masked, ids so far, {asked, p}) after each word
 ) -> torch.Tensor:  # ids (B, longest), pads after the end
     "Greedy, or drawn at a temperature: Eq. 4 left to right."
     t = model.tokenizer
@@ -151,7 +151,7 @@ def write(
         last = choose_words(p[:, None], temperature, None if u is None else u[alive, k : k + 1])[:, 0]
         ids[alive, k] = last
         if callback:
-            _report(callback, ids[:, : k + 1])
+            _report(callback, ids[:, : k + 1], alive, p[:, None])
         going = last != t.sep_token_id
         if not going.any():
             break
@@ -162,9 +162,12 @@ def write(
     return ids
 
 
-def _report(callback, ids):
-    "Tell a callback of ids of which none is masked."
-    callback(ids, torch.zeros_like(ids, dtype=torch.bool), ids)
+def _report(callback, ids, rows, p):
+    "Tell a callback of ids of which none is masked, and of p, (len(rows), m, V), at the last m of them in some rows."
+    none = torch.zeros_like(ids, dtype=torch.bool)
+    asked = none.clone()
+    asked[rows, -p.shape[1] :] = True
+    callback(ids, none, ids, dict(asked=asked, p=p.flatten(0, 1)))
 
 # %% ../nbs/09_decoding.ipynb #08e4c05f
 def best_extensions(
@@ -237,6 +240,7 @@ def beam_search(
     logp[:, :: b // groups] = 0
     out = ids.clone()
     scores = logp.clone()
+    past = []  # with a callback: p of each word of each beginning, (B, b, V) each
     for k in range(longest):
         p, cache = model.next_word(last, cache, k)
         done = (ids[..., :k] == t.sep_token_id).any(-1)
@@ -248,7 +252,8 @@ def beam_search(
         out[alive] = ids
         scores[alive] = score
         if callback:
-            _report(callback, out[:, 0, : k + 1])
+            past = [q.gather(1, parent[..., None].expand_as(q)) for q in [*past, p.view_as(step)]]
+            _report(callback, out[:, 0, : k + 1], alive, torch.stack([q[:, 0] for q in past], 1))
         going = ~(ids[..., : k + 1] == t.sep_token_id).any(-1).all(1)
         if not going.any():
             break
@@ -256,6 +261,7 @@ def beam_search(
         cache = model.reorder(cache, rows[going].flatten())
         last = word[going].flatten()
         alive, ids, logp, length = (x[going] for x in (alive, ids, logp, length))
+        past = [q[going] for q in past]
     if groups > 1:
         scores, at = scores.sort(dim=1, descending=True, stable=True)
         out = out.gather(1, at[..., None].expand_as(out))

@@ -143,7 +143,7 @@ class PaperDiffuSeq(DiffuSeq):
         first: int = 0,  # place of the first source, for a call that continues another
         batch_size: int = None,  # texts at once
         progress: bool = True,
-        callback=None,  # called with (ids, masked, words it would write), (B, n) each, after each network evaluation
+        callback=None,  # called with (ids, masked, words, said) after each network evaluation (09_decoding)
         **renamed,  # names of an earlier version: refused with the new ones
     ) -> list:  # of strings; with n > 1 and no choice among them a list of n strings each
         """Texts for `sources`, from noise down the chain (Section 3 of the paper); '' for an empty source.
@@ -173,14 +173,17 @@ class PaperDiffuSeq(DiffuSeq):
         table = self.net.table()
         emb = table[batch['ids']]
         noise = RowNoise(seed, keys, [target.shape[1]] * len(keys), self.device)
+        predicted = None
 
         def denoise(z, t):
+            nonlocal predicted
             predicted = self.denoise(z, torch.full((len(z),), t, device=z.device))
             return anchor(predicted, table) if decoding.rounding else predicted
 
-        def report(t, s, z, predicted):
-            words = nearest_words(predicted, table)
-            callback(words, target, words)
+        def report(t, s, z, z_0):
+            words = self._read(z_0, decoding)
+            p = self._scores(predicted[target], decoding).softmax(-1)
+            callback(words, target, words, dict(asked=target, p=p, z=z, t=t, s=s))
 
         z_T = noise.normal(emb)
         if self.config.absorbing:
@@ -197,8 +200,17 @@ class PaperDiffuSeq(DiffuSeq):
             eta=decoding.eta,
             large=decoding.variance == 'large',
         )
-        ids = nearest_words(z, table) if decoding.readout == 'nearest' else self.net.logits(z).argmax(-1)
+        ids = self._read(z, decoding)
         return [decode(row[mask], self.tokenizer) for row, mask in zip(ids.cpu(), target.cpu())]
+
+    def _read(self, z, decoding):
+        "The words of states."
+        return nearest_words(z, self.net.table()) if decoding.readout == 'nearest' else self.net.logits(z).argmax(-1)
+
+    def _scores(self, z, decoding):
+        "What `_read` takes the largest of: the logits, or minus half the squared distance up to a constant (A1)."
+        table = self.net.table()
+        return z @ table.T - table.square().sum(-1) / 2 if decoding.readout == 'nearest' else self.net.logits(z)
 
     def _pairs(self, decoding):
         "Where each step starts and ends."
