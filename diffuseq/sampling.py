@@ -15,7 +15,7 @@ from .core import seed_of
 # %% ../nbs/09_sampling.ipynb #ff4924a3
 def ddpm_step(
     z_t,
-    z_0,  # state and guess, (B, n, d)
+    z_0,  # state and predicted z_0, (B, n, d)
     alpha_bar_t,
     alpha_bar_s,  # signal power left at t and at an earlier s, float64 tensors, broadcastable
     noise=0.0,  # standard normal, (B, n, d)
@@ -25,7 +25,7 @@ def ddpm_step(
     large: bool = False,  # variance beta instead of the posterior's
     **_,
 ):
-    "An ancestral step (Eq. 12): a draw from the posterior of Eq. 14 with the guess in the place of z_0."
+    "An ancestral step (Eq. 12): a draw from the posterior of Eq. 14 with the prediction in the place of z_0."
     var = 1 - alpha_bar_t / alpha_bar_s if large else posterior_coefs(alpha_bar_t, alpha_bar_s)[2]
     std = factor * (var * (alpha_bar_s < 1)).sqrt().to(z_t)
     return posterior_mean(z_t, z_0, alpha_bar_t, alpha_bar_s, absorb=absorb) + std * noise
@@ -43,7 +43,7 @@ def ddim_step(
     eta: float = 0.0,  # 0: deterministic, 1: ancestral
     **_,
 ):  # z_s, (B, n, d); arguments as in `ddpm_step`
-    "A DDIM step between any t and s (G2; Song et al. 2020)."
+    "A DDIM step between any t and s (G2; Song et al. 2021)."
     m = 0.0 if absorb is None else absorb.to(z_t)
     f = lambda x: x.to(z_t)
     eps = (z_t - m - f(alpha_bar_t.sqrt()) * (z_0 - m)) / f((1 - alpha_bar_t).sqrt())
@@ -57,7 +57,7 @@ def ddim_step(
 
 # %% ../nbs/09_sampling.ipynb #c5192eb8
 def renoise_step(z_t, z_0, alpha_bar_t, alpha_bar_s, noise=0.0, *, factor: float = 1.0, absorb=None, **_):
-    "Noise the guess afresh (G3): the kernel p(y_{t-1} | w_t) of Eq. 8; shapes as in `ddpm_step`."
+    "Noise the prediction afresh (G3): the kernel p(y_{t-1} | w_t) of Eq. 8; shapes as in `ddpm_step`."
     m = 0.0 if absorb is None else absorb.to(z_t)
     return m + alpha_bar_s.sqrt().to(z_t) * (z_0 - m) + factor * (1 - alpha_bar_s).sqrt().to(z_t) * noise
 
@@ -71,7 +71,7 @@ def dpmpp_step(
     *,
     factor: float = 1.0,
     absorb=None,
-    last=None,  # (guess, alpha_bar) of the step before
+    last=None,  # (predicted z_0, alpha_bar) of the step before
     **_,
 ):
     """A DPM-Solver++ (2M) step: DDIM with a prediction extrapolated from the last two (G5; Lu et al. 2022).
@@ -99,9 +99,9 @@ def reabsorb(
     alpha_bar_s,  # signal power left where the step began and ended, float64 tensors, broadcastable to (B, n)
     absorb,  # m, (d,)
     rate: float,  # gamma
-    uniform,  # the coins, uniform in [0, 1), (B, n)
+    uniform,  # numbers in [0, 1) that draw the mask, (B, n)
 ) -> torch.Tensor:  # (B, n, d)
-    "Turn rows back into m by a coin, as `diffuseq-v2` does after every step (G8)."
+    "Turn rows back into m by a Bernoulli mask, as `diffuseq-v2` does after every step (G8)."
     return torch.where((uniform < rate * (1 - alpha_bar_t / alpha_bar_s).sqrt())[..., None], absorb.to(z), z)
 
 # %% ../nbs/09_sampling.ipynb #ed0e2e4c
