@@ -705,7 +705,7 @@ class WritesLeftToRight:
 
 # %% ../nbs/12_base.ipynb #5d1b1a61
 class LearnsNextWords(WritesLeftToRight):
-    "Of a TextModel with `word_scores`: scores at the K words of the targets, (K, V); the words, where they stand (B, n)."
+    "Of a TextModel with `word_scores`: scores at the K words of the targets, (K, V); the words, and where they stand."
 
     def probs(
         self,

@@ -36,9 +36,10 @@ class EncoderDecoder(nn.Module):
         self,
         config,  # a TransformerConfig
         vocab_size: int,  # V
+        kind: str = 'pegasus',  # of the library's models: normalised before each layer; 'marian': after it
         **special: int,  # numbers of special words, as the library calls them
     ):
-        from transformers import PegasusConfig, PegasusForConditionalGeneration
+        from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
         super().__init__()
         c = config
@@ -47,9 +48,17 @@ class EncoderDecoder(nn.Module):
         size |= dict(vocab_size=vocab_size, d_model=c.width, dropout=c.dropout)
         size |= dict(max_position_embeddings=round_up(max(c.max_source, c.max_target), SplitWindow.multiple))
         form = dict(activation_function='relu', scale_embedding=True, init_std=c.width**-0.5, forced_eos_token_id=None)
-        model = PegasusForConditionalGeneration(PegasusConfig(**size, **form, **special))
+        model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(kind, **size, **form, **special))
+        for side in (model.get_encoder(), model.get_decoder()):
+            self._make_constant(side.embed_positions)
         self.word_embedding = model.get_input_embeddings()  # under the name that it has in every model
         self.model = model
+
+    def _make_constant(self, table):
+        "Sinusoids are no weights: they are neither learned, nor averaged, nor saved."
+        sinusoids = table.weight.detach()
+        del table.weight
+        table.register_buffer('weight', sinusoids, persistent=False)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -64,7 +73,7 @@ class EncoderDecoder(nn.Module):
         "Read the source, once."
         from transformers import DynamicCache, EncoderDecoderCache
 
-        states = self.model.get_encoder()(ids, ~pad).last_hidden_state
+        states = self.model.get_encoder()(ids, self._seen(pad), return_dict=True).last_hidden_state
         return TransformerCache(pad, states, EncoderDecoderCache(DynamicCache(), DynamicCache()))
 
     def decode(
@@ -75,7 +84,11 @@ class EncoderDecoder(nn.Module):
     ) -> torch.Tensor:  # h, (B, n, width)
         "States of the decoder (X1)."
         how = dict(use_cache=past is not None, return_dict=True)
-        return self.model.get_decoder()(ids, None, cache.states, ~cache.pad, past, **how).last_hidden_state
+        return self.model.get_decoder()(ids, None, cache.states, self._seen(cache.pad), past, **how).last_hidden_state
+
+    def _seen(self, pad):
+        "Where attention may look, as the library uses it for any batch: a plain mask that hides nothing it leaves out."
+        return ~pad[:, None, None]
 
     def logits(
         self,
@@ -90,11 +103,11 @@ class Transformer(ReadsSourceOnce, LearnsNextWords, TextModel):
 
     Config = TransformerConfig
 
-    def make_network(self, config, vocab_size):
+    def make_network(self, config, vocab_size, kind='pegasus'):
         "A model of the library that knows which words are pad, start and end."
         t = self.tokenizer
         special = dict(pad_token_id=t.pad_token_id, eos_token_id=t.sep_token_id, decoder_start_token_id=t.cls_token_id)
-        return EncoderDecoder(config, vocab_size, **special)
+        return EncoderDecoder(config, vocab_size, kind, **special)
 
     def word_scores(
         self,
