@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log', 'EXTRA', 'check_sources', 'search_width', 'check_number', 'check_path', 'check_candidates', 'encode_checked',
            'split_batch', 'words_log_p', 'in_bits', 'TextModel', 'out_of_memory', 'in_batches', 'DiffuSeq',
-           'ReadsSourceOnce', 'search_settings', 'beams_for', 'WritesLeftToRight']
+           'ReadsSourceOnce', 'search_settings', 'beams_for', 'WritesLeftToRight', 'LearnsNextWords']
 
 # %% ../nbs/12_base.ipynb #c5a2dc22
 import logging, math, shutil, torch, torch.nn as nn
@@ -704,3 +704,34 @@ class WritesLeftToRight:
         "Texts of some (place, candidate) rows, each until it ends."
         how = search_settings(decoding) | dict(seed=seed, callback=callback)
         return write_texts(self, rows, keys, self.config.max_target, **how)
+
+# %% ../nbs/12_base.ipynb #5d1b1a61
+class LearnsNextWords(WritesLeftToRight):
+    "Of a TextModel with `word_scores`: scores at the K words of the targets, (K, V); the words, and where they stand."
+
+    def probs(
+        self,
+        scores,  # (..., V)
+    ) -> torch.Tensor:  # (..., V), 0 for what is never written
+        "Probabilities, in single precision at least."
+        p = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(-1)
+        return p.index_fill(-1, self.suppress_tokens, 0.0)
+
+    def forward(
+        self,
+        batch: dict,  # of `batch`
+        generator=None,  # nothing is drawn
+    ) -> dict:  # loss, nats a word; its parts
+        "Mean cross-entropy of the next word: -log of the factors of Eq. 4."
+        scores, y, where = self.word_scores(batch)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        loss = nn.functional.cross_entropy(scores, y[where])
+        return dict(loss=loss, parts=[(loss, len(scores))])
+
+    def word_probs(
+        self,
+        batch,  # of `batch`
+    ) -> tuple:  # p at the K words of the targets, (K, V); the words, where they stand (B, n)
+        "Every factor of Eq. 4, each given the right words before it."
+        scores, y, where = self.word_scores(batch)
+        return self.probs(scores), y, where

@@ -259,11 +259,16 @@ class RecurrentBackbone(Settings):
 
     group = 'network'
     d_embed: int = setting(128, above=0)  # width of an embedding
-    width: int = setting(256, above=0)  # of a state
+    width: int = setting(304, above=0)  # of a state; half of it in each direction of the encoder
     n_layers: int = setting(2, above=0)  # of the encoder, and of the decoder
-    dropout: float = setting(0.1, least=0, below=1)
-    attention: str = setting('additive', choices=('additive', 'general'))  # how a state asks the source
-    input_feeding: bool = True  # the decoder also reads what attention gave it at the word before
+    dropout: float = setting(0.0, least=0, below=1)
+    attention: str = setting('general', choices=('additive', 'general'))  # how a state asks the source
+    input_feeding: bool = False  # the decoder also reads what attention gave it at the word before
+
+    def contradictions(self):
+        return super().contradictions() + [
+            (self.width % 2, 'width is odd: the encoder has half of it in each direction')
+        ]
 
 
 @dataclass(frozen=True)
@@ -376,7 +381,7 @@ class GRUConfig(TwoStreamTraining, RecurrentBackbone, TwoWindows, Run):
     model = 'gru'
     recipe: str = 'gru'
     optimizer: str = setting('adamw', choices=('adamw',))
-    lr: float = setting(2e-3, above=0)
+    lr: float = setting(4e-3, above=0)
 
 
 @dataclass(frozen=True)
@@ -385,7 +390,8 @@ class TransformerConfig(TwoStreamTraining, EncoderDecoderBackbone, TwoWindows, R
 
     model = 'transformer'
     recipe: str = 'transformer'
-    lr: float = setting(2e-3, above=0)
+    dropout: float = setting(0.0, least=0, below=1)
+    lr: float = setting(4e-3, above=0)
 
 
 @dataclass(frozen=True)
@@ -634,8 +640,8 @@ for _values in _pairs.values():
 _gru = dict(
     smoke=dict(width=32, d_embed=16, n_layers=1),
     cpu={},
-    gpu=dict(width=1024, d_embed=512),
-    full=dict(width=1024, d_embed=512, n_layers=4),
+    gpu=dict(width=1024, d_embed=512, lr=1e-3),
+    full=dict(width=1984, d_embed=512, lr=5e-4),
 )
 _encoder_decoder = dict(
     smoke=dict(width=32, n_layers=2, n_heads=2),
@@ -643,13 +649,17 @@ _encoder_decoder = dict(
     gpu=dict(width=512, n_layers=6, n_heads=8),
     full=dict(width=768, n_layers=12, n_heads=12),
 )
+_transformer = _encoder_decoder | dict(
+    gpu=dict(width=384, n_layers=6, n_heads=6, lr=2e-3),
+    full=dict(width=672, n_layers=6, n_heads=12, lr=1e-3),
+)
 PROFILES = {
     profile: dict(
         paper=_bert[profile],
         block=_two_stream[profile] | (dict(T=50) if profile == 'smoke' else {}),
         autoregressive=_two_stream[profile],
         gru=_pairs[profile] | _gru[profile],
-        transformer=_pairs[profile] | _encoder_decoder[profile],
+        transformer=_pairs[profile] | _transformer[profile],
         gpt2=_pairs[profile] | _encoder_decoder[profile],
         levt=_pairs[profile] | _encoder_decoder[profile],
     )

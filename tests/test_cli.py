@@ -156,7 +156,7 @@ def tiny(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp('tiny')
     texts = [' '.join(f'word{i} and thing{j}' for j in range(i % 5 + 1)) for i in range(12)]
-    for recipe in ('fast', 'paper', 'autoregressive'):
+    for recipe in ('fast', 'paper', 'autoregressive', 'gru', 'transformer'):
         config = make_config(recipe=recipe, profile='smoke')
         new_model(config, train_tokenizer(texts, config.vocab_size)).save_pretrained(folder / recipe)
     (folder / 'in.txt').write_text('\n'.join(texts) + '\n')
@@ -186,7 +186,7 @@ def test_a_real_model_says_what_the_library_says(tiny, tmp_path):
     assert (tmp_path / 'cut.txt').read_bytes() == whole
 
 
-@pytest.mark.parametrize('recipe', ['fast', 'autoregressive', 'paper'])
+@pytest.mark.parametrize('recipe', ['fast', 'autoregressive', 'gru', 'transformer', 'paper'])
 def test_in_double_precision_the_size_of_a_batch_changes_no_text(tiny, tmp_path, monkeypatch, recipe):
     from diffuseq import cli
     from diffuseq.hub import load_model

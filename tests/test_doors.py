@@ -31,7 +31,7 @@ def refused(says, error=ValueError, seconds=20):
 @pytest.fixture(scope='module')
 def all_models(models):
     "One of each class."
-    return models | dict(autoregressive=tiny.model(tiny.config('autoregressive')).double().eval())
+    return models | {recipe: tiny.model(tiny.config(recipe)).double().eval() for recipe in tiny.LEFT}
 
 
 # ---- settings of generate
@@ -56,7 +56,7 @@ def all_models(models):
     ],
     ids=str,
 )
-@pytest.mark.parametrize('recipe', ['fast', 'paper', 'autoregressive'])
+@pytest.mark.parametrize('recipe', ['fast', 'paper', *tiny.LEFT])
 def test_wrong_arguments_of_every_model(all_models, recipe, wrong, says):
     with refused(says):
         all_models[recipe].generate(SOURCES, **wrong, **quiet)
@@ -185,7 +185,7 @@ def test_an_earlier_value_says_the_new_one(models, name, value):
 
 
 @pytest.mark.parametrize('name', RENAMED_SETTINGS)
-@pytest.mark.parametrize('recipe', ['fast', 'paper', 'autoregressive'])
+@pytest.mark.parametrize('recipe', ['fast', 'paper', *tiny.LEFT])
 def test_an_earlier_setting_says_the_new_one(all_models, recipe, name):
     with refused(f'{name} is now called {RENAMED_SETTINGS[name]}'):
         all_models[recipe].generate(SOURCES, **{name: True}, **quiet)
@@ -227,7 +227,7 @@ def test_sources_that_are_none(all_models, sources, says):
             m.generate(sources, **quiet)
 
 
-ASKED = [('fast', 'log_prob'), ('fast', 'nelbo'), ('paper', 'nelbo'), ('autoregressive', 'log_prob')]
+ASKED = [('fast', 'log_prob'), ('fast', 'nelbo'), ('paper', 'nelbo'), *((recipe, 'log_prob') for recipe in tiny.LEFT)]
 
 
 @pytest.mark.parametrize('recipe, ask', ASKED)

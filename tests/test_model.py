@@ -2,12 +2,13 @@
 
 import json, logging, resource
 from pathlib import Path
+from types import SimpleNamespace
 import datasets, pytest, torch
 import tiny
 from tiny import SOURCES
 from diffuseq.config import make_config, make_decoding
 from diffuseq.corpora import normalize_texts
-from diffuseq.hub import load_model, new_model
+from diffuseq.hub import MODELS, load_model, new_model
 from diffuseq.mbr import bleu
 from diffuseq.text import decode, encode_pairs, load_tokenizer
 
@@ -134,7 +135,7 @@ def test_seeds(models, recipe):
     assert a == again != b
 
 
-@pytest.mark.parametrize('recipe', ['fast', 'paper', 'autoregressive'])
+@pytest.mark.parametrize('recipe', ['fast', 'paper', *tiny.LEFT])
 def test_the_global_generator_is_left_alone(recipe, tmp_path):
     "Building, saving, loading, writing and scoring leave PyTorch's generator as it was, and do not depend on it."
     told = [everything_said_by(recipe, tmp_path, seed) for seed in (1, 2)]
@@ -145,13 +146,13 @@ def everything_said_by(recipe, folder, seed):
     "What a new model writes and scores while PyTorch's generator stands at `seed`."
     torch.manual_seed(seed)
     before = torch.get_rng_state()
-    tiny.model(tiny.config(recipe, **dict(T=10) if recipe != 'autoregressive' else {})).save_pretrained(folder)
+    tiny.model(tiny.config(recipe, **dict(T=10) if recipe not in tiny.LEFT else {})).save_pretrained(folder)
     m = load_model(folder)
     drawn = {} if recipe == 'paper' else dict(temperature=1.0)
     told = [m.generate(SOURCES[:3], n=2, mbr=True, **drawn, **quiet)]
     if recipe != 'paper':
         told.append(m.log_prob(SOURCES[:2], SOURCES[1:3])['log_prob'].tolist())
-    if recipe != 'autoregressive':
+    if recipe not in tiny.LEFT:
         told.append(m.nelbo(SOURCES[:2], SOURCES[1:3], samples=2)['total'].tolist())
     assert torch.equal(before, torch.get_rng_state())
     return told
@@ -323,7 +324,7 @@ def test_a_pad_that_is_also_the_end(eot):
     assert [len(text.split()) for text in texts] == [16] * len(texts)
 
 
-@pytest.mark.parametrize('recipe', ['fast', 'autoregressive'])
+@pytest.mark.parametrize('recipe', ['fast', *tiny.LEFT])
 def test_one_token_for_start_and_end_under_an_unusual_name(recipe, eot, tmp_path):
     "Texts end, have a likelihood, and what was saved or trained is loaded again."
     c = tiny.config(recipe, tokenizer=eot, max_source=16, max_target=16)
@@ -388,6 +389,25 @@ def test_memory_is_flat_in_steps(recipe, way):
     assert used[1] - used[0] < 25e6, used
 
 
+# ---- sizes
+
+FROM_NOTHING = ('gru', 'transformer')  # baselines that are trained from nothing
+
+
+@pytest.mark.parametrize('recipe', FROM_NOTHING)
+@pytest.mark.parametrize('profile', ['cpu', 'gpu', 'full'])
+def test_baselines_have_as_many_weights_as_the_default_model(recipe, profile):
+    "Within 5%, at the vocabulary of the profile; weights that are drawn at random and nowhere stored."
+
+    def count(recipe):
+        c = make_config(recipe=recipe, profile=profile)
+        with torch.device('meta'):
+            net = MODELS[type(c)].make_network(SimpleNamespace(tokenizer=tiny.tokenizer()), c, c.vocab_size)
+        return sum(p.numel() for p in net.parameters())
+
+    assert abs(count(recipe) / count('fast') - 1) < 0.05, (count(recipe), count('fast'))
+
+
 # ---- the profiles for graphics cards
 
 
@@ -395,7 +415,7 @@ def test_memory_is_flat_in_steps(recipe, way):
     'recipe, profile',
     [
         ('fast', 'gpu'),
-        pytest.param('autoregressive', 'gpu', marks=tiny.slow),
+        *(pytest.param(recipe, 'gpu', marks=tiny.slow) for recipe in tiny.LEFT),
         pytest.param('fast', 'full', marks=tiny.slow),
         pytest.param('paper', 'gpu', marks=tiny.slow),
     ],

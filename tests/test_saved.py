@@ -336,7 +336,7 @@ def hub(tmp_path, monkeypatch):
     return shelf
 
 
-@pytest.mark.parametrize('recipe', ['fast', 'paper', 'autoregressive'])
+@pytest.mark.parametrize('recipe', ['fast', 'paper', *tiny.LEFT])
 def test_pushed_and_loaded_by_its_id(recipe, hub):
     m = tiny.model(tiny.config(recipe))
     assert m.push_to_hub('someone/verses', commit_message='first') == 'someone/verses: first'

@@ -39,7 +39,7 @@ def undisturbed(tmp_path_factory):
     return make
 
 
-@pytest.fixture(params=['fast', 'paper', pytest.param('autoregressive', marks=tiny.slow)])
+@pytest.fixture(params=['fast', 'paper', *(pytest.param(recipe, marks=tiny.slow) for recipe in tiny.LEFT)])
 def whole(request, undisturbed):
     return undisturbed(request.param)
 
@@ -101,6 +101,17 @@ def train_and_die(run_dir, c, name, place, count):
 
     os.replace = deadly
     tiny.train(run_dir, c, N)
+
+
+@pytest.mark.parametrize('recipe', ['gru', 'transformer'])
+def test_baselines_killed_once(recipe, tmp_path):
+    "What `whole` asks of them where there is time, once: at a save, and then to the end."
+    c = tiny.config(recipe)
+    assert tiny.finish(tiny.train, tmp_path / 'whole', c, N) == 0
+    assert tiny.finish(train_and_die, tmp_path / 'killed', c, 'state.safetensors', 'after', 3) == -signal.SIGKILL
+    assert 0 < tiny.numbers(tmp_path / 'killed')['update'] < N
+    assert tiny.finish(tiny.train, tmp_path / 'killed', c, N) == 0
+    assert_same_run(tmp_path / 'whole', tmp_path / 'killed')
 
 
 def test_killed_while_saving(whole, tmp_path):
@@ -220,7 +231,7 @@ def compiled_eagerly(folder, c, updates):
         {},
         pytest.param(dict(width=24, n_heads=1, max_source=24), marks=tiny.slow),
         pytest.param(dict(batch_tokens=1024, dropout=0.0), marks=tiny.slow),
-        pytest.param(dict(recipe='autoregressive'), marks=tiny.slow),
+        *(pytest.param(dict(recipe=recipe), marks=tiny.slow) for recipe in ('autoregressive', 'transformer')),
     ],
     ids=str,
 )
@@ -877,7 +888,7 @@ def test_pieces_give_the_gradient_of_the_whole(recipe):
         assert (g - grads[0]).norm() < 1e-5 * grads[0].norm()
 
 
-@pytest.mark.parametrize('recipe', ['fast', 'autoregressive'])
+@pytest.mark.parametrize('recipe', ['fast', *tiny.LEFT])
 def test_pieces_of_unequal_texts_give_the_gradient_of_the_whole(recipe):
     "A loss is a mean over words: pieces count by their words, not by their pairs."
     from accelerate import Accelerator
@@ -886,7 +897,7 @@ def test_pieces_of_unequal_texts_give_the_gradient_of_the_whole(recipe):
     AcceleratorState._reset_state(reset_partial_state=True)
     grads, losses = [], []
     for size in (0, 1, 3):
-        c = tiny.config(recipe, micro_batch=size, dropout=0.0, word_dropout=0.0)
+        c = tiny.config(recipe, micro_batch=size, dropout=0.0)
         m = tiny.model(c)
         rows = sorted(encode_pairs(tiny.pairs(), m.tokenizer, m.window), key=lambda r: len(r['trg_ids']))[::9][:8]
         if recipe == 'fast':  # noise that belongs to the pair, and pairs of one width, whose noise has one shape
@@ -934,7 +945,7 @@ def test_counting_the_pieces_draws_nothing(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(with_counts, ended()))
 
 
-@pytest.mark.parametrize('recipe', ['fast', 'autoregressive', 'paper'])
+@pytest.mark.parametrize('recipe', ['fast', *tiny.LEFT, 'paper'])
 def test_a_loss_is_the_sum_of_its_parts(recipe):
     c = tiny.config(recipe)
     m = tiny.model(c)
