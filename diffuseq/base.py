@@ -13,12 +13,10 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from .config import make_decoding, save_config, save_decoding
 from .core import check_text, evaluating, seeded, tensor_bytes, write_atomic
-from .data import as_pairs, both_ways
 from .mbr import mbr_select
 from .objective import bound_terms
 from .schedule import make_alpha_bar
 from .text import SplitWindow, decode, encode_pairs, encode_rows, encode_sources, encode_texts, save_tokenizer
-from .training import fit
 
 log = logging.getLogger('diffuseq')
 
@@ -239,6 +237,9 @@ class TextModel(nn.Module):
         ValueError
             If nothing says when to stop, pairs are no pairs, or the folder holds another run.
         """
+        from diffuseq.data import as_pairs, both_ways
+        from diffuseq.training import fit
+
         train = as_pairs(train, 'train')
         valid = as_pairs(valid, 'valid')
         if self.config.both_ways:
