@@ -261,12 +261,12 @@ class TextModel(nn.Module):
             If `folder` is no path, for `metrics` that are none, and for a type that is no floating-point one: it would
             destroy the weights.
         """
-        from diffuseq.card import write_card
+        from diffuseq.card import known_scores, write_card
 
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ValueError(f'dtype={dtype}: weights are floating-point numbers; take torch.float16 or torch.bfloat16')
         folder = check_path(folder, 'folder')
-        write_card(self, folder, metrics)
+        known_scores(metrics)
         save_config(self.config, folder / 'config.json')
         save_decoding(self.decoding, folder / 'decoding.json')
         save_tokenizer(self.tokenizer, folder)
@@ -276,6 +276,7 @@ class TextModel(nn.Module):
             write_atomic(folder / EXTRA, self.official_extra)
         else:
             (folder / EXTRA).unlink(missing_ok=True)  # another model's
+        write_card(self, folder, metrics)  # last: weights are not lost for a sentence about them
 
     def push_to_hub(
         self,

@@ -25,7 +25,7 @@ def about_task(
     from diffuseq.data import load_card, task_names
 
     known = task in task_names() or (Path(task).suffix == '.yaml' and Path(task).is_file())
-    about = load_card(task) if known else dict(name=Path(task).name)
+    about = load_card(task) if known else dict(name=Path(task).resolve().name)
     hub_id = about.get('hub_id', '')
     on_a_hub = re.fullmatch(r'[\w.-]+/[\w.-]+', hub_id) and not Path(hub_id).exists()
     return about | dict(source=hub_id if on_a_hub else about['name'])
@@ -44,11 +44,11 @@ def known_scores(
     ValueError
         If these are no scores.
     """
-    if metrics is not None and not (isinstance(metrics, dict) and metrics.keys() & HUB_METRICS.keys()):
-        raise ValueError(
-            f'metrics is {metrics!r:.40}; expected what score gives, or a dict with {", ".join(HUB_METRICS)}'
-        )
-    return {name: metrics[name] for name in HUB_METRICS if metrics.get(name) is not None} if metrics else {}
+    metrics = {} if metrics is None else metrics
+    scores = {k: metrics[k] for k in HUB_METRICS if metrics.get(k) is not None} if isinstance(metrics, dict) else {}
+    if metrics != {} and not (scores and all(isinstance(v, (int, float)) for v in scores.values())):
+        raise ValueError(f'metrics is {metrics!r:.40}; expected what score gives: numbers for {", ".join(HUB_METRICS)}')
+    return scores
 
 
 def card_data(
@@ -93,16 +93,10 @@ def sections(
     yield 'Use', f'`NAME` is the folder of this card, or its id on a hub.\n\n```python\n{use}\n```'
     size = f'{sum(p.numel() for p in model.parameters()):,} weights, {len(model.tokenizer):,} sub-words'
     begun = f'\n- begun from: {Path(c.init_from).name}' if getattr(c, 'init_from', '') else ''
-    yield (
-        'Model',
-        f'- class: {type(model).__name__}, recipe `{c.recipe}`, profile `{c.profile}`, seed {c.seed}\n- {size}{begun}',
-    )
-    said = [
-        task.get('about', '').strip(),
-        f'Terms: {task["licence"]}.' if 'licence' in task else '',
-        task.get('cite', ''),
-    ]
-    yield 'Pairs', '\n\n'.join([f'`{task["name"]}`'] + [text for text in said if text])
+    made = f'- class: {type(model).__name__}, recipe `{c.recipe}`, profile `{c.profile}`, seed {c.seed}'
+    yield 'Model', f'{made}\n- {size}{begun}'
+    about = [task.get('about', '').strip(), f'Terms: {task.get("licence", "not known")}.', task.get('cite')]
+    yield 'Pairs', '\n\n'.join([f'`{task["name"]}`', *filter(None, about)])
     if scores := known_scores(metrics):
         rows = '\n'.join(f'| {k} | {v:.4f} |' for k, v in scores.items())
         signed = [f'- {k}: `{v}`' for k, v in metrics.get('signatures', {}).items() if k in scores]
