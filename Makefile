@@ -26,6 +26,8 @@ FILES = $(if $(DATA_DIR),-r data_dir "$(DATA_DIR)")
 BEGIN = $(if $(START),-r start "$(START)") $(if $(ENCODER),-r encoder "$(ENCODER)")
 PY = .venv/bin/python
 STAMP = .venv/installed
+# a kernel serves this machine alone: it need not warn that what it says is not encrypted
+KERNEL = '{"IPKernelApp": {"log_level": "ERROR"}}'
 PAPERMILL = $(PY) -m papermill -k python3 --cwd . --no-progress-bar --log-level WARNING --stdout-file - --stderr-file -
 # with several processes each keeps its own executed notebook; the first one's is train.ipynb
 TRAIN = $(PAPERMILL) nbs/experiments/train.ipynb "$(RUN)/train$$(test $${RANK:-0} = 0 || echo .$$RANK).ipynb" \
@@ -51,6 +53,8 @@ $(STAMP): settings.ini setup.py constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	@echo 'Installing into .venv: a few minutes, once'
 	@$(PY) -m pip install -q --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -c constraints.txt -e '.[dev]'
+	@mkdir -p .venv/etc/ipython
+	@echo $(KERNEL) > .venv/etc/ipython/ipython_kernel_config.json
 	@touch $(STAMP)
 
 run: demo train evaluate

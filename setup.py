@@ -68,7 +68,7 @@ setup(
     ],
     packages=find_packages(include=[c['lib_path'], c['lib_path'] + '.*']),
     include_package_data=False,
-    package_data={c['lib_path']: ['pretrained/**/*']},
+    package_data={c['lib_path']: ['pretrained/**/*', 'py.typed']},
     cmdclass={'build_py': build_with_cards},
     install_requires=words('requirements'),
     extras_require={'dev': words('dev_requirements')},

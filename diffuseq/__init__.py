@@ -3,8 +3,18 @@
 Written by hand; everything else here is exported from nbs/.
 """
 
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
 __all__ = ['DiffuSeq', 'load_model', 'load_pairs', 'evaluate', 'mbr_select', 'make_config']
+
+if TYPE_CHECKING:  # what editors and type checkers see
+    from .base import DiffuSeq
+    from .config import make_config
+    from .data import load_pairs
+    from .hub import load_model
+    from .mbr import mbr_select
+    from .metrics import evaluate
 
 _home = dict(DiffuSeq='base', load_model='hub', load_pairs='data', evaluate='metrics', mbr_select='mbr')
 _home |= dict(make_config='config')

@@ -12,14 +12,12 @@ import logging, math, shutil, torch, torch.nn as nn
 from pathlib import Path
 from tqdm.auto import tqdm
 from .config import make_decoding, save_config, save_decoding
-from .core import check_text, evaluating, seeded, tensor_bytes, write_atomic
-from .data import as_pairs, both_ways
+from .core import bar_options, check_text, evaluating, seeded, tensor_bytes, write_atomic
 from .decoding import write_texts
 from .mbr import mbr_select
 from .objective import bound_terms
 from .schedule import make_alpha_bar
 from .text import SplitWindow, decode, encode_pairs, encode_rows, encode_sources, encode_texts, save_tokenizer
-from .training import fit
 
 log = logging.getLogger('diffuseq')
 
@@ -241,6 +239,9 @@ class TextModel(nn.Module):
         ValueError
             If nothing says when to stop, pairs are no pairs, or the folder holds another run.
         """
+        from diffuseq.data import as_pairs, both_ways
+        from diffuseq.training import fit
+
         train = as_pairs(train, 'train')
         valid = as_pairs(valid, 'valid')
         if self.config.both_ways:
@@ -252,17 +253,22 @@ class TextModel(nn.Module):
         self,
         folder,
         dtype: torch.dtype = None,  # of the weights in the file, for instance torch.float16; None: as they are
+        metrics: dict = None,  # of `score`, for the card; None leaves them out
     ):
-        """Write the model's files, each atomically.
+        """Write the model's files, each atomically, and a card, README.md; one that a person wrote stays (12_card).
 
         Raises
         ------
         ValueError
-            If `folder` is no path, and for a type that is no floating-point one: it would destroy the weights.
+            If `folder` is no path, for `metrics` that are none, and for a type that is no floating-point one: it would
+            destroy the weights.
         """
+        from diffuseq.card import known_scores, write_card
+
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ValueError(f'dtype={dtype}: weights are floating-point numbers; take torch.float16 or torch.bfloat16')
         folder = check_path(folder, 'folder')
+        known_scores(metrics)
         save_config(self.config, folder / 'config.json')
         save_decoding(self.decoding, folder / 'decoding.json')
         save_tokenizer(self.tokenizer, folder)
@@ -272,16 +278,18 @@ class TextModel(nn.Module):
             write_atomic(folder / EXTRA, self.official_extra)
         else:
             (folder / EXTRA).unlink(missing_ok=True)  # another model's
+        write_card(self, folder, metrics)  # last: weights are not lost for a sentence about them
 
     def push_to_hub(
         self,
         repo_id: str,
+        metrics: dict = None,  # of `score`, for the card; None leaves them out
         **options,  # of huggingface_hub's upload_folder
     ):
         "Upload what `save_pretrained` writes to the model hub."
         from diffuseq.hub import push_to_hub
 
-        return push_to_hub(self, repo_id, **options)
+        return push_to_hub(self, repo_id, metrics, **options)
 
     @classmethod
     def from_pretrained(
@@ -370,7 +378,7 @@ class TextModel(nn.Module):
         job = lambda part: self.texts(
             [rows[i] for i, _ in part], [(i + first, k) for i, k in part], decoding, seed, callback
         )
-        with evaluating(self), tqdm(total=len(keys), unit='text', disable=None if progress else True) as bar:
+        with evaluating(self), tqdm(total=len(keys), unit='text', **bar_options(progress)) as bar:
             for (i, k), text in zip(keys, in_batches(job, keys, size, least, bar)):
                 out[i][k] = text
         if rerank:
@@ -519,9 +527,9 @@ def in_batches(
                 f'out of memory with {len(part)} texts at once: going on with {size}; pass batch_size={size} next time'
             )
             continue
-        yield from results
         at += len(part)
-        bar.update(len(part))
+        bar.update(len(part))  # before the results are taken: nobody asks again behind the last one
+        yield from results
 
 # %% ../nbs/12_base.ipynb #4b24d6c7
 class DiffuSeq(TextModel):

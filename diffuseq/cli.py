@@ -8,12 +8,12 @@ __all__ = ['ONE_LINE', 'OPTIONS', 'CHUNK', 'COMMANDS', 'read_lines', 'is_json', 
            'open_lines', 'check_output', 'Terminated', 'terminable', 'put', 'given_settings', 'load',
            'check_candidates', 'generate', 'write_lines', 'write_file', 'output_row', 'read_outputs', 'read_references',
            'evaluate', 'score_lines', 'cell_text', 'table_text', 'read_report', 'read_samples', 'show', 'at_least',
-           'suggestion', 'Parser', 'used_with', 'comments_of', 'meaning', 'add_decoding', 'check_given', 'add_evaluate',
-           'add_show', 'add_generate', 'demo', 'add_demo', 'parsers', 'check_options', 'parse', 'complain',
-           'memory_ran_out', 'main']
+           'Parser', 'used_with', 'comments_of', 'meaning', 'add_decoding', 'check_given', 'add_evaluate', 'add_show',
+           'add_generate', 'demo', 'add_demo', 'parsers', 'check_options', 'parse', 'complain', 'memory_ran_out',
+           'main']
 
 # %% ../nbs/14_cli.ipynb #9ec8beb1
-import argparse, codecs, difflib, hashlib, json, os, re, signal, sys, threading
+import argparse, codecs, hashlib, json, os, re, signal, sys, threading
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from functools import cache
@@ -22,7 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 from . import __version__
 from .config import DECODINGS, RENAMED_SETTINGS, check_value
-from .core import check_text, digest_of, locked, parse_json, read_json, write_atomic
+from .core import bar_options, check_text, digest_of, locked, parse_json, read_json, suggestion, write_atomic
 
 # %% ../nbs/14_cli.ipynb #4e593d4c
 def read_lines(
@@ -490,7 +490,7 @@ def write_lines(
     count = done
     size = args.batch_size or CHUNK
     try:
-        with tqdm(desc='generate', unit=' texts', initial=done, disable=None, file=sys.stderr) as bar:
+        with tqdm(desc='generate', unit=' texts', initial=done, file=sys.stderr, **bar_options(True)) as bar:
             for lines in generate_lines(model, rows, size, done - begun, begun, **settings):
                 put(out, ''.join(lines).encode(), args.output, count)
                 count += len(lines)
@@ -767,16 +767,6 @@ def at_least(
     return read
 
 
-def suggestion(
-    word: str,
-    known,  # words
-) -> str:  # to be appended to a message
-    "What was perhaps meant."
-    bare = {name.lstrip('-'): name for name in known}
-    close = difflib.get_close_matches(f'{word}'.lstrip('-'), list(bare), 1)
-    return f'; did you mean {bare[close[0]]}?' if close else ''
-
-
 class Parser(argparse.ArgumentParser):
     "Says in one line what is wrong with arguments."
 
@@ -823,7 +813,7 @@ def meaning(
     values = dict.fromkeys(v for f in OPTIONS[name].values() for v in f.metadata.get('choices', ()))
     parts = [said] * bool(said) + [f'one of {", ".join(values)}'] * bool(values)
     where = '; '.join(used_with(name, model) for model in OPTIONS[name])
-    return '. '.join(parts + [f'[{where}]']).replace('%', '%%')
+    return f'{"; ".join(parts)} [{where}]'.replace('%', '%%')
 
 # %% ../nbs/14_cli.ipynb #4a6b7c8d
 def add_decoding(
@@ -855,7 +845,7 @@ def check_given(
             try:
                 check_value(f, value, 'generate')
             except ValueError as e:
-                refused.append(f'{e}' + suggestion(value, f.metadata.get('choices', ())))
+                refused.append(f'{e}')
         if len(refused) == len(OPTIONS[name]):
             raise ValueError(refused[0])
 
@@ -894,7 +884,7 @@ def add_generate(
     p.add_argument('--model', required=True, help=about)
     about = 'plain lines, or JSON lines with "src"; - is standard input (default)'
     p.add_argument('--in', dest='input', default='-', metavar='FILE', help=about)
-    about = 'as many lines; - is standard output (default)'
+    about = 'where the texts go, a line for each line; - is standard output (default)'
     p.add_argument('--out', dest='output', default='-', metavar='FILE', help=about)
     p.add_argument('--json', action='store_true', help='write JSON lines also for plain ones')
     p.add_argument('--n', type=at_least(1), default=1, help='candidates for each text (default 1)')
@@ -902,7 +892,7 @@ def add_generate(
     choice.add_argument('--mbr', action='store_true', help='keep the candidate that agrees most with the others')
     about = 'keep the candidate to which the model gives the highest probability per token'
     choice.add_argument('--rerank', action='store_true', help=about)
-    p.add_argument('--seed', type=at_least(0), default=0, help='of the noise and of what is drawn (default 0)')
+    p.add_argument('--seed', type=at_least(0), default=0, help='number that decides all noise and draws (default 0)')
     p.add_argument('--device', help='cpu, cuda, cuda:1, ...; default: a GPU where there is one')
     about = 'texts at once: for speed and memory. In double precision the texts stay the same; in single precision '
     about += 'one may change where two words are equally probable to seven digits'

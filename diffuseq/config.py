@@ -17,7 +17,7 @@ __all__ = ['RENAMED_VALUES', 'RENAMED_SETTINGS', 'CONFIGS', 'SAMPLERS', 'VARIANC
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from .core import read_json, write_atomic
+from .core import read_json, suggestion, write_atomic
 
 # %% ../nbs/00_config.ipynb #f0975919
 def setting(
@@ -66,11 +66,10 @@ def check_value(
         raise ValueError(f'{what}: {f.name}={shown} must be finite and at most 1e300')
     limits = f.metadata
     if value not in limits.get('choices', (value,)):
+        choices = limits['choices']
         renamed = RENAMED_VALUES.get((f.name, value))
-        raise ValueError(
-            f'{what}: {f.name}={value!r}'
-            + (f' is now called {renamed!r}' if renamed else f'; choose one of {", ".join(limits["choices"])}')
-        )
+        instead = f'; choose one of {", ".join(choices)}{suggestion(value, choices)}'
+        raise ValueError(f'{what}: {f.name}={value!r}' + (f' is now called {renamed!r}' if renamed else instead))
     if not number:
         return
     tests = dict(
@@ -456,14 +455,7 @@ class Decoding(Settings):
         ValueError
             For an unknown name, a value that cannot be, and a setting that has no effect with the others.
         """
-        known = {f.name: f for f in fields(self)}
-        for name in given.keys() - known.keys():
-            new = RENAMED_SETTINGS.get(name)
-            raise ValueError(
-                f'generate: {name} is now called {new}'
-                if new
-                else f'generate: this model has no setting {name}; it has {", ".join(known)}'
-            )
+        self.check_names(given)
         given = {name: value for name, value in given.items() if value is not None}
         made = replace(self, **given)
         for name in given:
@@ -473,6 +465,23 @@ class Decoding(Settings):
                     f'it is used with {other} {any_of(values)}'
                 )
         return made
+
+    def check_names(self, names):
+        """Refuse names that are no settings.
+
+        Raises
+        ------
+        ValueError
+            With the new name, or the nearest.
+        """
+        known = [f.name for f in fields(self)]
+        for name in names:
+            new = RENAMED_SETTINGS.get(name)
+            if new and name not in known:
+                raise ValueError(f'generate: {name} is now called {new}')
+            if name not in known:
+                has = f'it has {", ".join(known)}{suggestion(name, known)}'
+                raise ValueError(f'generate: this model has no setting {name}; {has}')
 
     def unmet(self, name: str) -> list:  # of (another setting, the values that it would need)
         "Why a setting has no effect with the others."
@@ -500,16 +509,14 @@ DRAWN = dict(sampler=('ddpm', 'ddim', 'renoise'))
 class PaperDecoding(Decoding):
     "How the paper's model writes (08_anchoring, 09_sampling)."
 
-    sampler: str = setting('ddpm', choices=SAMPLERS)  # repredict: diffuseq-v2's solver as released
+    sampler: str = setting('ddpm', choices=SAMPLERS)  # of the chain; repredict: diffuseq-v2's solver as released
     steps: int = setting(2000, above=0)  # network evaluations
     variance: str = setting('posterior', choices=VARIANCES, used_with=DDPM)  # Eq. 14's, or beta_t (official)
     eta: float = setting(0.0, least=0, most=1, used_with=DDIM)  # 0: deterministic, 1: ancestral
     rounding: bool = True  # anchoring (a): the predicted z_0 goes to its nearest word
     replace: bool = True  # anchoring (b): source rows are put back after each step
     readout: str = setting('nearest', choices=('nearest', 'logits'))  # of the last state: in L2, or by score (official)
-    noise_bound: float = setting(
-        0.0, least=0, used_with=DRAWN
-    )  # noise beyond is redrawn (the authors' top_p); 0: never
+    noise_bound: float = setting(0.0, least=0, used_with=DRAWN)  # larger noise is redrawn (authors: top_p); 0: never
     published_stride: bool = False  # few steps as the authors' code takes them (09_sampling shows what is wrong there)
 
 
@@ -675,7 +682,7 @@ def _known(what, name, known):
         raise ValueError(
             f'{what} {name!r} is now called {renamed!r}'
             if renamed
-            else f'unknown {what} {name!r}; choose one of {", ".join(known)}'
+            else f'unknown {what} {name!r}; choose one of {", ".join(known)}{suggestion(name, known)}'
         )
 
 
@@ -695,11 +702,12 @@ def make_config(
     _known('recipe', recipe, RECIPES)
     _known('profile', profile, PROFILES)
     kind, differs, _ = RECIPES[recipe]
-    unknown = changes.keys() - {f.name for f in fields(kind)}
+    known = [f.name for f in fields(kind)]
+    unknown = sorted(changes.keys() - set(known))
     if unknown:
         raise ValueError(
-            f'unknown setting {", ".join(sorted(unknown))}; the settings of recipe {recipe!r} are the fields of '
-            f'{kind.__name__} (settings of decoding are arguments of generate)'
+            f'unknown setting {", ".join(unknown)}; the settings of recipe {recipe!r} are the fields of '
+            f'{kind.__name__} (settings of decoding are arguments of generate){suggestion(unknown[0], known)}'
         )
     values = differs | PROFILES[profile][kind.model] | dict(task=task, recipe=recipe, profile=profile) | changes
     return kind(**values)
@@ -714,7 +722,7 @@ def make_decoding(
     Raises
     ------
     ValueError
-        For settings that cannot be.
+        For an unknown name, and values that cannot be.
     """
     _known('recipe', config.recipe, RECIPES)
     made = DECODINGS[config.model](**RECIPES[config.recipe][2])
@@ -723,6 +731,7 @@ def make_decoding(
     if config.model == 'block':
         made = replace(made, **_decoding_of_levels(config))
         made = replace(made, steps=min(5 if config.profile == 'smoke' else made.steps, config.T))
+    made.check_names(changes)
     return replace(made, **changes)
 
 

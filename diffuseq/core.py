@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['FORBIDDEN', 'EARLIER_NAMES', 'write_atomic', 'locked', 'check_text', 'parse_json', 'read_json', 'seed_of', 'seeded',
            'digest_of', 'tensor_bytes', 'read_tensors', 'differences', 'check_weights', 'load_weights', 'evaluating',
-           'check_device']
+           'check_device', 'suggestion', 'bar_options']
 
 # %% ../nbs/00_core.ipynb #e58d7674
-import json, os, re, socket, tempfile
+import difflib, json, os, re, socket, sys, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def locked(
     path,  # what is to be written: a folder, or a file, which is made if it is not there
     doing: str,  # what for, in the message to others: 'training', 'diffuseq generate'
 ):
-    """Hold `path` for this process alone, for the duration of a `with`.
+    """Hold `path` for this process alone, for the duration of a `with`; yields whether there are locks here at all.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def locked(
     path = Path(path)
     holder = path / '.holder' if path.is_dir() else path.with_name(f'.{path.name}.holder')
     if fcntl is None:
-        yield
+        yield False
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDONLY | os.O_CREAT, 0o644)
     try:
@@ -74,7 +74,7 @@ def locked(
     except OSError as e:
         os.close(handle)
         if not isinstance(e, BlockingIOError):  # a file system without locks
-            yield
+            yield False
             return
         who = holder.read_text('utf-8', errors='replace').strip() if holder.is_file() else 'another process'
         raise ValueError(
@@ -82,7 +82,7 @@ def locked(
         ) from None
     try:
         holder.write_text(f'{doing}, process {os.getpid()} on {socket.gethostname()}')
-        yield
+        yield True
     finally:
         holder.unlink(missing_ok=True)
         os.close(handle)
@@ -343,3 +343,22 @@ def check_device(
         why = str(e).splitlines()[0]
         raise ValueError(f'device={device!r} cannot be used here ({why}); leave it out, or say cpu') from None
     return found
+
+# %% ../nbs/00_core.ipynb #3a72d0bc
+def suggestion(
+    word: str,
+    known,  # words
+) -> str:  # to be appended to a message
+    "What was perhaps meant."
+    bare = {name.lstrip('-'): name for name in known}
+    close = difflib.get_close_matches(f'{word}'.lstrip('-'), list(bare), 1)
+    return f'; did you mean {bare[close[0]]}?' if close else ''
+
+# %% ../nbs/00_core.ipynb #6da503ef
+def bar_options(
+    progress: bool,  # whether a bar is wanted
+) -> dict:  # for tqdm
+    "To be silent where no bar is wanted, or nobody sees one."
+    ipython = sys.modules.get('IPython')
+    notebook = ipython is not None and ipython.get_ipython() is not None
+    return {} if progress and (notebook or sys.stderr.isatty()) else dict(disable=True)

@@ -9,11 +9,12 @@ __all__ = ['SPLITS', 'ONE_PAIR', 'log', 'KINDS', 'CARD', 'SCHEMA', 'data_folder'
 
 # %% ../nbs/00_data.ipynb #d1a30c06
 import datasets, hashlib, itertools, json, logging, os, shutil, tempfile, yaml, pyarrow as pa
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from . import corpora, dates
-from .core import check_text, parse_json
+from .core import check_text, locked, parse_json, suggestion
 from .corpora import normalize_text
 
 _all_ = ['normalize_text']
@@ -40,6 +41,8 @@ CARD = dict(
     kind=str,
     about=str,
     licence=str,
+    language=str,  # of both sides, as a hub writes it: en
+    example=str,  # a source, for the card of a model
     cite=str,
     where=str,
     window=int,
@@ -89,7 +92,7 @@ def load_card(
     if path.suffix != '.yaml' or not path.is_file():
         raise ValueError(
             f'unknown task {name!r}: neither a card ({", ".join(task_names())}), nor a folder that exists, '
-            'nor a card of your own (a .yaml file; see data/README.md)'
+            f'nor a card of your own (a .yaml file; see data/README.md){suggestion(name, task_names())}'
         )
     try:
         card = yaml.safe_load(path.read_text('utf-8'))
@@ -200,7 +203,7 @@ def cached(
 ) -> Path:
     """The folder that `make` filled for this stamp: made now, whole or not at all, if it is not there.
 
-    Older stamps of the label are removed.
+    Older stamps of the label are removed, and what was half filled by processes that were killed.
 
     Raises
     ------
@@ -213,10 +216,12 @@ def cached(
     beside = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.mkdtemp(dir=folder.parent, prefix='.')
-        make(Path(beside))
-        if not folder.is_dir():
-            os.rename(beside, folder)
+        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix='.'))
+        with locked(beside, 'filling the cache'):
+            (beside / 'new').mkdir()
+            make(beside / 'new')
+            if not folder.is_dir():
+                os.rename(beside / 'new', folder)
     except OSError as e:
         if not folder.is_dir():
             raise OSError(
@@ -227,10 +232,19 @@ def cached(
     finally:
         if beside:
             shutil.rmtree(beside, ignore_errors=True)
+    _tidy(folder)
+    return folder
+
+
+def _tidy(folder):
+    "Remove what lies beside a filled folder, but for what a living process fills now: that is locked before `new`."
     for old in folder.parent.iterdir():
         if old != folder and not old.name.startswith('.'):
             shutil.rmtree(old, ignore_errors=True)
-    return folder
+        elif (old / 'new').is_dir():
+            with suppress(ValueError, OSError), locked(old, 'tidying the cache') as held:
+                if held:
+                    shutil.rmtree(old, ignore_errors=True)
 
 # %% ../nbs/00_data.ipynb #0abaf0e2
 SCHEMA = pa.schema([('src', pa.string()), ('trg', pa.string()), ('refs', pa.list_(pa.string()))])
@@ -305,29 +319,35 @@ def packaged_report(
     return json.loads((_packaged(load_card(name)) / 'report.json').read_text())
 
 # %% ../nbs/00_data.ipynb #c7c30422
+def _kept(label, stamp, rows, where, unit):
+    "Pairs through the cache; `rows(skipped)` yields them, `skipped` receives the numbers of lines or rows left out."
+
+    def make(folder):
+        skipped = []
+        n = write_pairs(rows(skipped), folder / 'pairs.arrow')
+        if not n:
+            found = f'only {len(skipped)} with an empty side' if skipped else 'it is empty'
+            raise ValueError(f'{where}: no pairs, {found}; expected one {ONE_PAIR} a {unit}')
+        (folder / 'report.json').write_text(json.dumps(dict(pairs=n, skipped=len(skipped), first=skipped[:1])))
+
+    folder = cached(label, (1, *stamp), make)
+    report = json.loads((folder / 'report.json').read_text())
+    if report['skipped']:
+        log.warning(
+            f'{where}: {report["skipped"]} of {report["pairs"] + report["skipped"]} pairs skipped, '
+            f'a side is empty (the first in {unit} {report["first"][0]})'
+        )
+    return open_pairs(folder / 'pairs.arrow')
+
+
 def _from_jsonl(path, card):
     "The pairs of a JSON-lines file, through the cache."
     path = Path(path).resolve()
     stat = path.stat()
     columns = [card.get(f'{c}_column', c) for c in ('src', 'trg', 'refs')]
-
-    def make(folder):
-        skipped = []
-        n = write_pairs(read_jsonl(path, *columns, skipped=skipped), folder / 'pairs.arrow')
-        if not n:
-            found = f'only {len(skipped)} with an empty side' if skipped else 'the file is empty'
-            raise ValueError(f'{path}: no pairs, {found}; expected one {ONE_PAIR} a line')
-        (folder / 'report.json').write_text(json.dumps(dict(pairs=n, skipped=len(skipped), first=skipped[:1])))
-
     label = f'{path.parent.name}-{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}'
-    folder = cached(label, (1, stat.st_size, stat.st_mtime_ns, columns), make)
-    report = json.loads((folder / 'report.json').read_text())
-    if report['skipped']:
-        log.warning(
-            f'{path}: {report["skipped"]} of {report["pairs"] + report["skipped"]} pairs skipped, '
-            f'a side is empty (the first in line {report["first"][0]})'
-        )
-    return open_pairs(folder / 'pairs.arrow')
+    rows = lambda skipped: read_jsonl(path, *columns, skipped=skipped)
+    return _kept(label, (stat.st_size, stat.st_mtime_ns, columns), rows, path, 'line')
 
 # %% ../nbs/00_data.ipynb #6a63a097
 def pick_columns(
@@ -429,15 +449,8 @@ def _from_source(card, split):
     if card.get('streaming'):
         return datasets.IterableDataset.from_generator(rows, features=datasets.Features.from_arrow_schema(SCHEMA))
 
-    def make(folder):
-        skipped = []
-        if not write_pairs(rows(skipped), folder / 'pairs.arrow'):
-            raise ValueError(f'{where}: no pairs')
-        if skipped:
-            log.warning(f'{where}: {len(skipped)} pairs skipped, a side is empty (the first in row {skipped[0]})')
-
-    folder = cached(f'{Path(card["name"]).name}-{split}', (data._fingerprint, src, trg, refs), make)
-    return open_pairs(folder / 'pairs.arrow')
+    label = f'{Path(card["name"]).name}-{split}'
+    return _kept(label, (data._fingerprint, src, trg, refs), rows, where, 'row')
 
 # %% ../nbs/00_data.ipynb #fa084d01
 def _from_folder(folder, split, card):

@@ -7,8 +7,6 @@ __all__ = ['timestep_embedding', 'BertDenoiser']
 
 # %% ../nbs/04_denoiser.ipynb #9bee94c5
 import math, torch, torch.nn as nn
-from transformers import BertConfig
-from transformers.models.bert.modeling_bert import BertEncoder
 
 # %% ../nbs/04_denoiser.ipynb #b503c807
 def timestep_embedding(
@@ -29,6 +27,9 @@ class BertDenoiser(nn.Module):
         config,  # a PaperConfig
         vocab_size: int,  # V
     ):
+        from transformers import BertConfig
+        from transformers.models.bert.modeling_bert import BertEncoder
+
         super().__init__()
         d, w = config.d_embed, config.width
         times = config.time_width or d

@@ -6,7 +6,7 @@
 __all__ = ['MODELS', 'FILES', 'new_model', 'model_folder', 'load_model', 'push_to_hub']
 
 # %% ../nbs/12_hub.ipynb #50290ac7
-import tempfile
+import shutil, tempfile
 from importlib.resources import files
 from pathlib import Path
 from .base import EXTRA, TextModel, check_path
@@ -15,7 +15,7 @@ from .baselines.gru import GRU
 from .baselines.transformer import Transformer
 from .block import BlockDiffuSeq
 from .config import DECODINGS, load_settings
-from .core import check_device, load_weights, read_tensors
+from .core import check_device, load_weights, read_tensors, suggestion
 from .paper import PaperDiffuSeq
 from .text import load_tokenizer
 
@@ -73,7 +73,7 @@ def model_folder(
         known = sorted(p.name for p in shipped.iterdir()) if shipped.exists() else []
         raise FileNotFoundError(
             f'{name!r} is neither a folder nor a model that comes with the package ({", ".join(known) or "none"}), '
-            f'and the hub did not give it ({type(e).__name__})'
+            f'and the hub did not give it ({type(e).__name__}){suggestion(name, known)}'
         ) from e
 
 
@@ -88,8 +88,9 @@ def load_model(
     FileNotFoundError
         If there is no such model, or a file is missing.
     ValueError
-        If a file is damaged or belongs to another model: names the file.
+        If a file is damaged or belongs to another model: names the file. If there is no such device.
     """
+    device = check_device(device or 'cpu')
     folder = model_folder(name)
     config, decoding = load_settings(folder)
     tokenizer = load_tokenizer(folder / 'tokenizer.json')
@@ -105,18 +106,24 @@ def load_model(
     load_weights(model, tensors, path)
     if (folder / EXTRA).is_file():
         model.official_extra = (folder / EXTRA).read_bytes()
-    return model.eval().to(check_device(device or 'cpu'))
+    return model.eval().to(device)
 
 
 def push_to_hub(
     model: TextModel,
     repo_id: str,
+    metrics: dict = None,  # of `score`, for the card; None leaves them out
     **options,  # of huggingface_hub's upload_folder, such as token
 ):
-    "Upload what `save_pretrained` writes to the model hub."
+    "Upload what `save_pretrained` writes to the model hub; a card there that a person wrote stays (12_card)."
     from huggingface_hub import HfApi
 
-    HfApi().create_repo(repo_id, exist_ok=True, token=options.get('token'))
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        return HfApi().upload_folder(repo_id=repo_id, folder_path=folder, **options)
+    api = HfApi(token=options.get('token'))
+    api.create_repo(repo_id, exist_ok=True)
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / Path(repo_id).name  # the card is named after it
+        folder.mkdir()
+        if api.file_exists(repo_id, 'README.md', revision=options.get('revision')):
+            shutil.copy(api.hf_hub_download(repo_id, 'README.md', revision=options.get('revision')), folder)
+        model.save_pretrained(folder, metrics=metrics)
+        return api.upload_folder(repo_id=repo_id, folder_path=folder, **options)

@@ -47,6 +47,7 @@ CHOSEN = {
 parity = ['tests/test_parity.py']
 model = ['tests/test_model.py', '-k', 'not memory and not large']
 saved = ['tests/test_saved.py', 'tests/test_doors.py']
+hub = ['tests/test_hub.py']
 metrics = ['tests/test_metrics.py']
 training = 'average or pieces or held_out or patience or best_weights or learns or log'
 LATER = {
@@ -66,7 +67,8 @@ LATER = {
     '11_metrics': [metrics, parity],
     '12_base': ['12_block', model, saved],
     '12_block': [model, saved],
-    '12_hub': [saved, model],
+    '12_card': [hub],
+    '12_hub': [saved, hub, model],
     '12_official': [parity],
     '12_paper': [parity, model],
     '13_connections': [],

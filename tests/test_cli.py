@@ -4,6 +4,7 @@ import json, os, random, signal, subprocess, sys, time
 from dataclasses import fields
 from functools import partial
 import pytest
+from diffuseq.cli import parsers
 
 ECHO = """
 import sys, time, diffuseq.cli as cli
@@ -352,3 +353,11 @@ def test_show_in_a_process(tmp_path):
     assert status == 0 and not err, err
     assert said.startswith('A run\n\nmodel   bleu\nit     0.500\n') and said.count('generated  x') == 2
     assert said.endswith('samples.jsonl\n')
+
+
+def test_every_option_says_what_it_does():
+    _, commands = parsers()
+    for command, p in commands.items():
+        for action in p._actions:
+            words = (action.help or '').partition('[')[0]
+            assert len(words.split()) > 1, f'{command}: {action.option_strings or action.dest} has no help'

@@ -137,8 +137,8 @@ def test_empty_sides_are_counted_once_a_start(folder, caplog):
 @pytest.mark.parametrize(
     'data,says',
     [
-        (b'', 'the file is empty'),
-        (b'\n\r\n', 'the file is empty'),
+        (b'', 'it is empty'),
+        (b'\n\r\n', 'it is empty'),
         (b'{"src": "", "trg": ""}\n' * 3, 'only 3 with an empty side'),
     ],
 )
@@ -159,6 +159,8 @@ def test_missing_things(folder, tmp_path):
     for name in ('basic-englsh', tmp_path / 'nowhere', where / 'train.jsonl'):
         with pytest.raises(ValueError, match='unknown task .*basic-english'):
             load_pairs(name, 'train')
+    with pytest.raises(ValueError, match='did you mean basic-english[?]'):
+        load_pairs('basic-englsh', 'train')
     with pytest.raises(ValueError, match="unknown split 'dev'; choose one of train, valid, test"):
         load_pairs('basic-english', 'dev')
     for name in (n for n in task_names() if load_card(n)['kind'] == 'files'):
@@ -210,6 +212,7 @@ def test_killed_conversion_leaves_nothing_half_made(folder):
         p.wait()
     out = subprocess.run([sys.executable, '-c', LOAD, where], capture_output=True, text=True, check=True).stdout
     assert out.split() == ['400000', 'line', '399999']
+    assert len(cached_files()) == 1 and not list(cache_folder().rglob('.*'))
 
 
 def test_processes_may_race(folder):
@@ -293,7 +296,9 @@ def test_sources_of_the_datasets_library(tmp_path, monkeypatch, caplog):
         ['src', 'trg'],
         dict(src='question 8 ?', trg='answer 8 .'),
     )
-    assert '1 pairs skipped, a side is empty (the first in row 7)' in caplog.text
+    load_pairs(tmp_path / 'news', 'train')  # from the cache: what was skipped is said again
+    said = [m for m in caplog.messages if '1 of 300 pairs skipped, a side is empty (the first in row 7)' in m]
+    assert len(said) == 2
     table.rename_columns(dict(q='src', a='trg')).save_to_disk(tmp_path / 'one')
     datasets.DatasetDict(train=table, validation=table.select([1])).save_to_disk(tmp_path / 'saved')
     assert load_pairs(tmp_path / 'saved', 'valid')[:] == dict(src=['question 1 ?'], trg=['answer 1 .'])

@@ -75,7 +75,7 @@ def installed(built):
 def test_wheel_holds_modules_cards_and_models(built):
     names = set(zipfile.ZipFile(built[2]).namelist())
     assert {f'diffuseq/_data/{c}' for c in cards()} <= names
-    assert {str(p.relative_to(root)) for p in (root / 'diffuseq').rglob('*.py')} <= names
+    assert {str(p.relative_to(root)) for p in (root / 'diffuseq').rglob('*.py')} | {'diffuseq/py.typed'} <= names
     assert {str(p.relative_to(root)) for p in (root / 'diffuseq/pretrained').rglob('*') if p.is_file()} <= names
     assert not [n for n in names if n.startswith(('tests/', 'docs/', 'nbs/'))]
 
@@ -97,6 +97,7 @@ def test_version_is_said_once(installed):
 def test_command_works_from_an_installed_package(installed):
     assert python(installed / 'bin/diffuseq', '--version', at=installed).startswith('diffuseq ')
     assert 'generate' in python('-m', 'diffuseq.cli', '--help', at=installed)
+    assert python('-m', 'diffuseq', '--version', at=installed).startswith('diffuseq ')
 
 
 FIND_CARDS = """
@@ -141,6 +142,29 @@ def test_import_is_cheap(installed):
     large = ('torch', 'transformers', 'datasets', 'pandas')
     code = f'import sys, diffuseq, diffuseq.cli; print([m for m in {large} if m in sys.modules])'
     assert python('-c', code, at=installed) == '[]'
+
+
+LATER = ('datasets', 'accelerate', 'torchmetrics', 'nltk', 'sacrebleu', 'bert_score', 'sklearn', 'pandas', 'pyarrow')
+LATER += ('transformers.models.', 'transformers.modeling_')
+FIRST_TEXT = f"""
+import sys
+from diffuseq import DiffuSeq, load_model
+loaded = lambda names: sorted(m for m in sys.modules if m.startswith(names))
+print(loaded({(*LATER, 'transformers')}))
+print(load_model('basic-english').generate(['and he said'], progress=False) != [''], loaded({LATER}))
+"""
+
+
+def test_the_class_waits_for_torch_alone_and_the_first_text_for_what_writes_it(installed):
+    assert python('-c', FIRST_TEXT, at=installed).splitlines()[-2:] == ['[]', 'True []']
+
+
+def test_an_editor_knows_the_names_of_the_front_door():
+    import diffuseq, jedi
+
+    for name in diffuseq.__all__:
+        (found,) = jedi.Script(f'from diffuseq import {name}').infer(1, len(f'from diffuseq import {name}'))
+        assert found.full_name == f'diffuseq.{diffuseq._home[name]}.{name}' and found.type in ('class', 'function')
 
 
 def test_front_door_names_exist(installed):

@@ -1,7 +1,7 @@
-"A model in a folder or on the hub: what was saved is loaded, also of before; what is damaged is refused by name."
+"A model in a folder: what was saved is loaded, also of before; what is damaged is refused by name."
 
 import json, shutil, struct
-import huggingface_hub, numpy as np, pytest, torch
+import numpy as np, pytest, torch
 from safetensors.torch import load_file, save, save_file
 import tiny
 from tiny import SOURCES
@@ -302,54 +302,3 @@ def test_a_saved_model_of_before(recipe, name, tmp_path):
     again = load_model(tmp_path / 'before')
     assert (again.config, again.decoding) == (m.config, m.decoding)
     assert again.generate(SOURCES, **quiet) == m.generate(SOURCES, **quiet)
-
-
-# ---- the hub
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    "A stand-in for the hub: a folder for each id, from which only the asked files are copied."
-    shelf = tmp_path / 'hub'
-
-    class Api:
-        def create_repo(self, repo_id, exist_ok=False, token=None):
-            (shelf / repo_id).mkdir(parents=True, exist_ok=exist_ok)
-
-        def upload_folder(self, *, repo_id, folder_path, commit_message='upload'):
-            shutil.copytree(folder_path, shelf / repo_id, dirs_exist_ok=True)
-            return f'{repo_id}: {commit_message}'
-
-    def download(repo_id, allow_patterns):
-        if not (shelf / repo_id).is_dir():
-            raise OSError(f'no repository {repo_id}')
-        to = tmp_path / 'downloaded' / repo_id
-        shutil.rmtree(to, ignore_errors=True)
-        to.mkdir(parents=True)
-        for path in (shelf / repo_id).iterdir():
-            if any(path.match(pattern) for pattern in allow_patterns):
-                shutil.copy(path, to)
-        return str(to)
-
-    monkeypatch.setattr(huggingface_hub, 'HfApi', Api)
-    monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
-    return shelf
-
-
-@pytest.mark.parametrize('recipe', ['fast', 'paper', *tiny.LEFT])
-def test_pushed_and_loaded_by_its_id(recipe, hub):
-    m = tiny.model(tiny.config(recipe))
-    assert m.push_to_hub('someone/verses', commit_message='first') == 'someone/verses: first'
-    (hub / 'someone/verses' / 'training.log').write_text('of no use')
-    again = load_model('someone/verses')
-    assert type(again) is type(m) and (again.config, again.decoding) == (m.config, m.decoding)
-    assert not tiny.different(weights_of(m), weights_of(again))
-    assert not (model_folder('someone/verses') / 'training.log').exists()
-    m.net.word_embedding.weight.data += 1
-    m.push_to_hub('someone/verses')
-    assert not tiny.different(weights_of(m), weights_of(load_model('someone/verses')))
-
-
-def test_an_id_that_the_hub_does_not_know(hub):
-    with pytest.raises(FileNotFoundError, match="'someone/else' is neither a folder nor .* did not give it .OSError"):
-        load_model('someone/else')
