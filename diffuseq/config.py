@@ -396,7 +396,9 @@ class GPT2Config(TwoStreamTraining, PretrainedBackbone, TwoWindows, Run):
     model = 'gpt2'
     recipe: str = 'gpt2'
     optimizer: str = setting('adamw', choices=('adamw',))
-    lr: float = setting(1e-4, above=0)
+    lr: float = setting(2e-3, above=0)
+    separator: str = ''  # between source and target, one sub-word; '': the start token
+    lora_rank: int = setting(0, least=0)  # r of low-rank adapters, which alone are trained; 0: all weights are
 
 
 @dataclass(frozen=True)
@@ -644,6 +646,11 @@ _encoder_decoder = dict(
     gpu=dict(width=512, n_layers=6, n_heads=8),
     full=dict(width=768, n_layers=12, n_heads=12),
 )
+_gpt2 = dict(
+    cpu=dict(width=192, n_heads=3, dropout=0.0),
+    gpu=dict(batch_tokens=16_384, warmup=200, eval_every=250),
+    full=dict(batch_tokens=16_384, warmup=200, eval_every=250),
+)
 PROFILES = {
     profile: dict(
         paper=_bert[profile],
@@ -651,13 +658,13 @@ PROFILES = {
         autoregressive=_two_stream[profile],
         gru=_pairs[profile] | _gru[profile],
         transformer=_pairs[profile] | _encoder_decoder[profile],
-        gpt2=_pairs[profile] | _encoder_decoder[profile],
+        gpt2=_pairs[profile] | _encoder_decoder[profile] | _gpt2.get(profile, {}),
         levt=_pairs[profile] | _encoder_decoder[profile],
     )
     | {'gpvae-t5': _pairs[profile] | _encoder_decoder[profile]}
     for profile in _bert
 }  # profile -> for each model what differs from its configuration
-FINE_TUNING = dict(gpt2=dict(lr=1e-4)) | {
+FINE_TUNING = dict(gpt2=dict(lr=1e-4, warmup=20)) | {
     'gpvae-t5': dict(lr=1e-4)
 }  # model whose network somebody trained before -> what differs from its profile then
 

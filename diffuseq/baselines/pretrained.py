@@ -47,8 +47,8 @@ def architecture_of(
 ) -> str:  # JSON, of the field `architecture`
     "The configuration of a network, without what only its file had."
     found = net.config.to_diff_dict() | dict(model_type=net.config.model_type)
-    own = ('_name_or_path', 'architectures', 'dtype', 'quantization_config', 'transformers_version')
-    return json.dumps({key: value for key, value in found.items() if key not in own}, sort_keys=True)
+    own = ('architectures', 'dtype', 'quantization_config', 'transformers_version')
+    return json.dumps({k: v for k, v in found.items() if k not in own and not k.startswith('_')}, sort_keys=True)
 
 
 def build_network(
