@@ -664,11 +664,13 @@ PROFILES = {
     | {'gpvae-t5': _pairs[profile] | _encoder_decoder[profile]}
     for profile in _bert
 }  # profile -> for each model what differs from its configuration
+
+# %% ../nbs/00_config.ipynb #e9600281
 FINE_TUNING = dict(gpt2=dict(lr=1e-4, warmup=20)) | {
     'gpvae-t5': dict(lr=1e-4)
 }  # model whose network somebody trained before -> what differs from its profile then
 
-# %% ../nbs/00_config.ipynb #e9600281
+
 def _known(what, name, known):
     "Raise ValueError if `name` is not one of `known`."
     if name not in known:

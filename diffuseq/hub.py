@@ -139,18 +139,19 @@ def begin_model(
     """
     run = Path(run_dir) if run_dir else None
     there = lambda name: run is not None and (run / name).is_file()
-    tokenizer = load_tokenizer(run) if there('tokenizer.json') else make_tokenizer(pairs, config)
-    kind = MODELS[type(config)]
-    if there('config.json'):
+    own = load_tokenizer(run) if there('tokenizer.json') else None
+    if there('config.json') and own:
         config = _as_recorded(config, load_settings(run)[0])
-        check_same_run(config, run, tokenizer)
-    if there('last/state.safetensors') or not config.init_from:
-        return new_model(config, tokenizer)
-    if issubclass(kind, Pretrained):
-        return kind.begin(config, tokenizer)
-    from diffuseq.official import start_from_bert
+        check_same_run(config, run, own)
+    begins = config.init_from and not there('last/state.safetensors')
+    if begins and issubclass(MODELS[type(config)], Pretrained):
+        return MODELS[type(config)].begin(config)
+    model = new_model(config, own or make_tokenizer(pairs, config))
+    if begins:
+        from diffuseq.official import start_from_bert
 
-    return start_from_bert(new_model(config, tokenizer), config.init_from)
+        start_from_bert(model, config.init_from)
+    return model
 
 
 def _as_recorded(config, earlier):

@@ -39,7 +39,7 @@ def undisturbed(tmp_path_factory):
     return make
 
 
-@pytest.fixture(params=['fast', 'paper', pytest.param('autoregressive', marks=tiny.slow)])
+@pytest.fixture(params=['fast', 'paper', *(pytest.param(name, marks=tiny.slow) for name in ('autoregressive', 'gpt2'))])
 def whole(request, undisturbed):
     return undisturbed(request.param)
 

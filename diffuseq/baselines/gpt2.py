@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read', 'check_reader', 'separator_of', 'with_adapters', 'RowsRead', 'GPT2']
 
-# %% ../../nbs/baselines/gpt2.ipynb #1253944d
+# %% ../../nbs/baselines/gpt2.ipynb #a70e7900
 import copy, inspect, torch, warnings
 from dataclasses import dataclass, replace
 from ..base import TextModel, WritesLeftToRight, split_batch
@@ -13,7 +13,7 @@ from .pretrained import Pretrained
 from ..config import GPT2Config
 from ..core import evaluating, seeded
 
-# %% ../../nbs/baselines/gpt2.ipynb #a6935e4d
+# %% ../../nbs/baselines/gpt2.ipynb #7d5c0b35
 def read(
     net,  # a causal language model of the library transformers
     ids,  # words, (B, n)
@@ -29,7 +29,7 @@ def read(
         how['cache' if 'cache' in named else 'past_key_values'] = cache  # it was renamed
     return net(input_ids=ids, logits_to_keep=last, **how).logits
 
-# %% ../../nbs/baselines/gpt2.ipynb #ec7e16a3
+# %% ../../nbs/baselines/gpt2.ipynb #d01c0005
 def check_reader(
     net,  # a causal language model of the library transformers
     name,  # of the weights, for the message
@@ -52,7 +52,7 @@ def check_reader(
     if not alike(padded, plain):
         raise ValueError(f'{name} cannot be told where words stand beside padding (position_ids): take another model')
 
-# %% ../../nbs/baselines/gpt2.ipynb #73e668c7
+# %% ../../nbs/baselines/gpt2.ipynb #0e5adb07
 def separator_of(
     config,  # with `separator`
     tokenizer,
@@ -74,7 +74,7 @@ def separator_of(
         )
     return found.ids[0]
 
-# %% ../../nbs/baselines/gpt2.ipynb #8c6044e7
+# %% ../../nbs/baselines/gpt2.ipynb #31b0e6b6
 def with_adapters(
     net,  # a network of the library transformers; changed in place
     rank: int,  # r of (L1); 0: none
@@ -97,7 +97,7 @@ def with_adapters(
         warnings.simplefilter('ignore')  # GPT-2's matrices lie on their sides: peft says that it has turned its own
         return inject_adapter_in_model(settings, net)
 
-# %% ../../nbs/baselines/gpt2.ipynb #827bf97b
+# %% ../../nbs/baselines/gpt2.ipynb #dca8b62d
 @dataclass
 class RowsRead:
     "Rows that a causal language model has read."
@@ -140,15 +140,15 @@ class GPT2(Pretrained, WritesLeftToRight, TextModel):
         return with_adapters(self.make_backbone(config, vocab_size), config.lora_rank)
 
     @classmethod
-    def begin(cls, config, tokenizer):
-        """A new model with pre-trained weights.
+    def begin(cls, config):
+        """A new model with pre-trained weights and their words.
 
         Raises
         ------
         ValueError
-            If they are not there, or not those of a causal language model with this tokenizer.
+            If they are not there, or not those of a causal language model.
         """
-        model = super().begin(replace(config, lora_rank=0), tokenizer)
+        model = super().begin(replace(config, lora_rank=0))
         check_reader(model.net, config.init_from)
         with seeded(config.seed, 2):
             with_adapters(model.net, config.lora_rank)

@@ -10,7 +10,7 @@ import json, torch
 from dataclasses import replace
 from ..core import load_weights, parse_json, seeded
 from ..metrics import quiet_transformers
-from ..text import KINDS, SplitWindow, pretrained_place
+from ..text import KINDS, SplitWindow, load_tokenizer, pretrained_place
 
 # %% ../../nbs/baselines/pretrained.ipynb #b6e72df2
 def load_network(
@@ -78,16 +78,13 @@ class Pretrained:
     "Of a TextModel whose network, or most of it, is one of the library transformers: how it begins, how it is rebuilt."
 
     Window = SplitWindow
-    kind = None  # the class of that library which loads and builds the network; a subclass says it
+    kind = None  # the class of that library which loads and builds the network; a subclass says it, and has a method
+    # small_architecture(config, vocab_size) -> dict: what a network without pre-trained weights looks like
 
     def __init__(self, config, tokenizer, decoding=None):
         super().__init__(config, tokenizer, decoding)
         nobody = torch.arange(len(tokenizer), self.backbone.config.vocab_size)
         self.suppress_tokens = torch.cat([self.suppress_tokens, nobody])
-
-    def small_architecture(self, config, vocab_size) -> dict:  # values of a configuration, with its model_type
-        "What a network without pre-trained weights looks like; a subclass says it."
-        raise NotImplementedError
 
     def make_backbone(self, config, vocab_size) -> torch.nn.Module:  # with random weights
         """The network of the library: of the recorded architecture, or a small one.
@@ -117,15 +114,14 @@ class Pretrained:
     @classmethod
     def begin(
         cls,
-        config,  # `init_from` names a folder, a GGUF file, or a hub id
-        tokenizer,  # the one that is there
+        config,  # of make_config with an `encoder`, which it has as `init_from` and as `tokenizer`
     ):
-        """A new model with pre-trained weights; its configuration records their architecture.
+        """A new model with pre-trained weights and their words; its configuration records their architecture.
 
         Raises
         ------
         ValueError
-            If the weights are not there, or the tokenizer is not theirs.
+            If the weights are not there, or other words are asked for.
         """
         if config.tokenizer in KINDS:
             raise ValueError(
@@ -133,6 +129,7 @@ class Pretrained:
                 'make_config(encoder=...) takes the tokenizer that is there'
             )
         found = load_network(config.init_from, cls.kind)
+        tokenizer = load_tokenizer(config.tokenizer)
         if len(tokenizer) > found.config.vocab_size:
             with seeded(config.seed, 2), quiet_transformers():
                 found.resize_token_embeddings(len(tokenizer), mean_resizing=False)
