@@ -71,6 +71,6 @@ setup(
     package_data={c['lib_path']: ['pretrained/**/*', 'py.typed']},
     cmdclass={'build_py': build_with_cards},
     install_requires=words('requirements'),
-    extras_require={'dev': words('dev_requirements')},
+    extras_require={'dev': words('dev_requirements'), 'lora': words('lora_requirements')},
     entry_points={'console_scripts': words('console_scripts'), 'nbdev': [f'{c["lib_path"]}={c["lib_path"]}._modidx:d']},
 )

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['RENAMED_VALUES', 'RENAMED_SETTINGS', 'CONFIGS', 'SAMPLERS', 'VARIANCES', 'ORDERS', 'LEFT', 'PARALLEL', 'UNTIL_END',
            'IN_GROUPS', 'BY_STEPS', 'TOKEN_SAMPLERS', 'DDPM', 'DDIM', 'DRAWN', 'DECODINGS', 'RECIPES', 'PROFILES',
-           'FLAT_NAMES', 'FLAT_VALUES', 'FLAT_ONLY', 'setting', 'check_value', 'Settings', 'Run', 'OneWindow',
-           'TwoWindows', 'Chain', 'PaperNoise', 'BlockNoise', 'Backbone', 'BertBackbone', 'TwoStreamBackbone',
-           'RecurrentBackbone', 'EncoderDecoderBackbone', 'PretrainedBackbone', 'Training', 'TwoStreamTraining',
-           'PaperConfig', 'BlockConfig', 'AutoregressiveConfig', 'GRUConfig', 'TransformerConfig', 'GPT2Config',
-           'GPVAEConfig', 'LevTConfig', 'any_of', 'Decoding', 'PaperDecoding', 'search_contradictions', 'BlockDecoding',
-           'AutoregressiveDecoding', 'GPVAEDecoding', 'LevTDecoding', 'make_config', 'make_decoding', 'grouped',
-           'save_config', 'save_decoding', 'load_settings', 'from_flat']
+           'FINE_TUNING', 'FLAT_NAMES', 'FLAT_VALUES', 'FLAT_ONLY', 'setting', 'check_value', 'Settings', 'Run',
+           'OneWindow', 'TwoWindows', 'Chain', 'PaperNoise', 'BlockNoise', 'Backbone', 'BertBackbone',
+           'TwoStreamBackbone', 'RecurrentBackbone', 'EncoderDecoderBackbone', 'PretrainedBackbone', 'Training',
+           'TwoStreamTraining', 'PaperConfig', 'BlockConfig', 'AutoregressiveConfig', 'GRUConfig', 'TransformerConfig',
+           'GPT2Config', 'GPVAEConfig', 'LevTConfig', 'any_of', 'Decoding', 'PaperDecoding', 'search_contradictions',
+           'BlockDecoding', 'AutoregressiveDecoding', 'GPVAEDecoding', 'LevTDecoding', 'make_config', 'make_decoding',
+           'grouped', 'save_config', 'save_decoding', 'load_settings', 'from_flat']
 
 # %% ../nbs/00_config.ipynb #0950905b
 import json
@@ -289,7 +289,8 @@ class EncoderDecoderBackbone(Settings):
 class PretrainedBackbone(EncoderDecoderBackbone):
     "A network whose weights somebody trained on other text; without them a small one with weights drawn at random."
 
-    architecture: str = ''  # not a switch but a record: JSON of the configuration that came with `init_from`'s weights
+    # not a switch but a record: JSON of the configuration that came with `init_from`'s weights, which says all sizes
+    architecture: str = ''
 
 # %% ../nbs/00_config.ipynb #5e633172
 @dataclass(frozen=True)
@@ -400,7 +401,9 @@ class GPT2Config(TwoStreamTraining, PretrainedBackbone, TwoWindows, Run):
     model = 'gpt2'
     recipe: str = 'gpt2'
     optimizer: str = setting('adamw', choices=('adamw',))
-    lr: float = setting(1e-4, above=0)
+    lr: float = setting(2e-3, above=0)
+    separator: str = ''  # between source and target, one sub-word; '': the start token
+    lora_rank: int = setting(0, least=0)  # r of low-rank adapters, which alone are trained; 0: all weights are
 
 
 @dataclass(frozen=True)
@@ -660,6 +663,8 @@ _transformer = _encoder_decoder | dict(
     gpu=dict(width=384, n_layers=6, n_heads=6, lr=2e-3),
     full=dict(width=672, n_layers=6, n_heads=12, lr=1e-3),
 )
+_fewer = dict(batch_tokens=16_384, warmup=200, eval_every=250)  # scores of 50,000 words for each token fill a card
+_gpt2 = dict(cpu=dict(width=192, n_heads=3, dropout=0.0), gpu=_fewer, full=_fewer)
 PROFILES = {
     profile: dict(
         paper=_bert[profile],
@@ -667,7 +672,7 @@ PROFILES = {
         autoregressive=_two_stream[profile],
         gru=_pairs[profile] | _gru[profile],
         transformer=_pairs[profile] | _transformer[profile],
-        gpt2=_pairs[profile] | _encoder_decoder[profile],
+        gpt2=_pairs[profile] | _encoder_decoder[profile] | _gpt2.get(profile, {}),
         levt=_pairs[profile] | _encoder_decoder[profile],
     )
     | {'gpvae-t5': _pairs[profile] | _encoder_decoder[profile]}
@@ -675,6 +680,11 @@ PROFILES = {
 }  # profile -> for each model what differs from its configuration
 
 # %% ../nbs/00_config.ipynb #e9600281
+FINE_TUNING = dict(gpt2=dict(lr=1e-4, warmup=20)) | {
+    'gpvae-t5': dict(lr=1e-4)
+}  # model whose network somebody trained before -> what differs from its profile then
+
+
 def _known(what, name, known):
     "Raise ValueError if `name` is not one of `known`."
     if name not in known:
@@ -690,8 +700,9 @@ def make_config(
     task: str = 'basic-english',  # a card, or a folder
     recipe: str = 'fast',  # a key of RECIPES
     profile: str = 'cpu',  # a key of PROFILES
+    encoder=None,  # pre-trained weights that a new model begins with (`begin_model` of 12_hub): a folder, a hub id
     **changes,  # other fields of the recipe's configuration, by name
-):  # PaperConfig, BlockConfig or AutoregressiveConfig
+):  # of the class that RECIPES names
     """The configuration of a recipe at the size of a profile, with changes last.
 
     Raises
@@ -709,8 +720,16 @@ def make_config(
             f'unknown setting {", ".join(unknown)}; the settings of recipe {recipe!r} are the fields of '
             f'{kind.__name__} (settings of decoding are arguments of generate){suggestion(unknown[0], known)}'
         )
-    values = differs | PROFILES[profile][kind.model] | dict(task=task, recipe=recipe, profile=profile) | changes
-    return kind(**values)
+    values = differs | PROFILES[profile][kind.model] | dict(task=task, recipe=recipe, profile=profile)
+    if encoder:
+        values |= _begun_with(kind.model, str(encoder))
+    return kind(**values | changes)
+
+
+def _begun_with(model, encoder):
+    "What differs for a model that begins with pre-trained weights; whole networks bring their own words."
+    own = dict(tokenizer=encoder) | FINE_TUNING[model] if model in FINE_TUNING else {}
+    return dict(init_from=encoder) | own
 
 
 def make_decoding(

@@ -683,7 +683,8 @@ class Run:
         # where float32 products dominate, compiled blocks were no faster and cost a minute to make
         self.compiles = self.config.compile and (bf16 or accelerator.device.type == 'cuda')
         self.optimizers = make_optimizers(model, self.config, torch.bfloat16 if bf16 else None)
-        self.ema = {n: p.detach().clone() for n, p in model.named_parameters()} if self.config.ema else {}
+        averaged = {n: p for n, p in model.named_parameters() if p.requires_grad} if self.config.ema else {}
+        self.ema = {n: p.detach().clone() for n, p in averaged.items()}
         self.numbers = dict(START)
         self.saved = None  # update of the state on disk, if that is as it should be
         self.valid_loss = None

@@ -18,7 +18,7 @@ processes = multiprocessing.get_context('forkserver')
 processes.set_forkserver_preload(['tiny', 'torch.utils.tensorboard'])
 os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(root / 'tests'), os.environ.get('PYTHONPATH')]))
 
-LEFT = ('autoregressive', 'gru', 'transformer')  # recipes whose models write from the left and do nothing else
+LEFT = ('autoregressive', 'gru', 'transformer', 'gpt2')  # recipes whose models write from the left and do nothing else
 SOURCES = [
     'and he said',
     'in the beginning god made the heaven and the earth , and the earth was waste and without form',
