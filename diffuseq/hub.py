@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from .base import EXTRA, TextModel, check_path
 from .baselines.autoregressive import Autoregressive
+from .baselines.levt import LevT
 from .block import BlockDiffuSeq
 from .config import DECODINGS, load_settings
 from .core import check_device, load_weights, read_tensors
@@ -18,7 +19,7 @@ from .paper import PaperDiffuSeq
 from .text import load_tokenizer
 
 # %% ../nbs/12_hub.ipynb #cd43a12d
-MODELS = {kind.Config: kind for kind in (PaperDiffuSeq, BlockDiffuSeq, Autoregressive)}
+MODELS = {kind.Config: kind for kind in (PaperDiffuSeq, BlockDiffuSeq, Autoregressive, LevT)}
 FILES = ('config.json', 'decoding.json', 'tokenizer.json', 'tokenizer_config.json', 'model.safetensors', EXTRA)
 
 
