@@ -423,6 +423,8 @@ class LevTConfig(TwoStreamTraining, EncoderDecoderBackbone, TwoWindows, Run):
     model = 'levt'
     recipe: str = 'levt'
     lr: float = setting(2e-3, above=0)
+    dropout: float = setting(0.0, least=0, below=1)
+    empty_share: float = setting(0.5, least=0, most=1)  # beta: examples whose insertions begin with the empty text
 
 
 CONFIGS = {
@@ -583,6 +585,7 @@ class GPVAEDecoding(AutoregressiveDecoding):
 class LevTDecoding(Decoding):
     "How the Levenshtein transformer writes."
 
+    order = 'in rounds'  # its only one
     rounds: int = setting(9, above=0)  # of deletion and insertion, at most
     temperature: float = setting(0.0, least=0)  # of the choice of words; 0: the most probable
 
@@ -665,6 +668,12 @@ _transformer = _encoder_decoder | dict(
 )
 _fewer = dict(batch_tokens=16_384, warmup=200, eval_every=250)  # scores of 50,000 words for each token fill a card
 _gpt2 = dict(cpu=dict(width=192, n_heads=3, dropout=0.0), gpu=_fewer, full=_fewer)
+_levt = dict(
+    smoke={},
+    cpu={},
+    gpu=dict(width=384, n_heads=6),
+    full=dict(width=640, n_heads=10, n_layers=7),
+)
 PROFILES = {
     profile: dict(
         paper=_bert[profile],
@@ -673,7 +682,7 @@ PROFILES = {
         gru=_pairs[profile] | _gru[profile],
         transformer=_pairs[profile] | _transformer[profile],
         gpt2=_pairs[profile] | _encoder_decoder[profile] | _gpt2.get(profile, {}),
-        levt=_pairs[profile] | _encoder_decoder[profile],
+        levt=_pairs[profile] | _encoder_decoder[profile] | _levt[profile],
     )
     | {'gpvae-t5': _pairs[profile] | _encoder_decoder[profile]}
     for profile in _bert

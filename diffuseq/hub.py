@@ -14,6 +14,7 @@ from .base import EXTRA, TextModel, check_path
 from .baselines.autoregressive import Autoregressive
 from .baselines.gpt2 import GPT2
 from .baselines.gru import GRU
+from .baselines.levt import LevT
 from .baselines.pretrained import Pretrained
 from .baselines.transformer import Transformer
 from .block import BlockDiffuSeq
@@ -25,7 +26,8 @@ from .training import check_same_run
 
 # %% ../nbs/12_hub.ipynb #cd43a12d
 MODELS = {
-    kind.Config: kind for kind in (PaperDiffuSeq, BlockDiffuSeq, Autoregressive, GRU, Transformer, GPT2)
+    kind.Config: kind
+    for kind in (PaperDiffuSeq, BlockDiffuSeq, Autoregressive, GRU, Transformer, GPT2, LevT)
 }
 FILES = ('config.json', 'decoding.json', 'tokenizer.json', 'tokenizer_config.json', 'model.safetensors', EXTRA)
 
