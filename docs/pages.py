@@ -14,10 +14,11 @@ import nbread
 root = Path(__file__).resolve().parents[1]
 # captions of the sidebar, and which notebooks stand below each
 GROUPS = {
-    'Start': ['00_page', 'guide', 'symbols', 'glossary', 'equations', 'bibliography'],
-    'Method': ['0[!0]*', '00_[!p]*', '1[01]_*'],
-    'Model': ['12_base', '12_paper', '1[2-9]_*'],
+    'Start': ['guide', 'symbols', 'glossary', 'equations', 'bibliography'],
+    'Method': ['0*', '1[0-2]_*'],
+    'Models': ['1[3-8]_*'],
     'Baselines': ['baselines/*'],
+    'Machine room': ['19_*', '2[0-9]_*', '3[0-9]_*'],
     'Experiments': ['experiments/*'],
 }
 FIRST = ['block', 'base', 'paper', 'hub', 'baselines.*', '*']  # modules in the order of the reference

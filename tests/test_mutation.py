@@ -86,7 +86,7 @@ def test_a_copy_is_left_as_it_was(monkeypatch):
 
     monkeypatch.setattr(mutate, 'look', look)
     label, cell, source = mutate.chosen(to, 'source noised')
-    assert mutate.attempt(to, '02_forward', cell, source, set()) == ('survived', '', '')
+    assert mutate.attempt(to, '03_forward', cell, source, set()) == ('survived', '', '')
     assert seen == [True] * 3
     assert contents(to) == before
     shutil.rmtree(to.parent)

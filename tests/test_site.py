@@ -279,8 +279,8 @@ def test_every_page_fits_every_width(rendered, site, tmp_path):
     wide = (
         'index',
         '05_objective',
-        '11_metrics',
-        '13_connections',
+        '26_metrics',
+        '11_connections',
         'equations',
         'experiments/parity',
         'reference/block',

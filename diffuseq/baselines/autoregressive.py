@@ -18,7 +18,7 @@ class Autoregressive(ReadsSourceOnce, WritesLeftToRight, TextModel):
     Config = AutoregressiveConfig
 
     def make_network(self, config, vocab_size):
-        "The network of 04_two_stream without noise, levels and lengths."
+        "The network of 15_two_stream without noise, levels and lengths."
         return CausalTransformer(config, vocab_size)
 
     def read_targets(
