@@ -11,7 +11,8 @@ MINUTES ?= $(if $(filter smoke,$(PROFILE)),0.2,10)
 DATA_DIR ?=
 # a trained model to begin from: a folder, the name of one that comes with the package, or a hub id
 START ?=
-# a BERT whose words a new model begins with: all-MiniLM-L6-v2, which is installed, a folder, or a hub id
+# pre-trained weights that a new model begins with, a folder or a hub id: a BERT for fast and paper (all-MiniLM-L6-v2 is
+# installed), a causal language model for gpt2 (gpt2-large), a T5 for gpvae-t5
 ENCODER ?=
 N_EVAL ?= 300
 # texts for each source when a run is evaluated; 1: no choice among them, no diversity

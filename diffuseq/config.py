@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['RENAMED_VALUES', 'RENAMED_SETTINGS', 'CONFIGS', 'SAMPLERS', 'VARIANCES', 'ORDERS', 'LEFT', 'PARALLEL', 'UNTIL_END',
            'IN_GROUPS', 'BY_STEPS', 'TOKEN_SAMPLERS', 'DDPM', 'DDIM', 'DRAWN', 'DECODINGS', 'RECIPES', 'PROFILES',
-           'FLAT_NAMES', 'FLAT_VALUES', 'FLAT_ONLY', 'setting', 'check_value', 'Settings', 'Run', 'OneWindow',
-           'TwoWindows', 'Chain', 'PaperNoise', 'BlockNoise', 'Backbone', 'BertBackbone', 'TwoStreamBackbone',
-           'RecurrentBackbone', 'EncoderDecoderBackbone', 'PretrainedBackbone', 'Training', 'TwoStreamTraining',
-           'PaperConfig', 'BlockConfig', 'AutoregressiveConfig', 'GRUConfig', 'TransformerConfig', 'GPT2Config',
-           'GPVAEConfig', 'LevTConfig', 'any_of', 'Decoding', 'PaperDecoding', 'search_contradictions', 'BlockDecoding',
-           'AutoregressiveDecoding', 'GPVAEDecoding', 'LevTDecoding', 'make_config', 'make_decoding', 'grouped',
-           'save_config', 'save_decoding', 'load_settings', 'from_flat']
+           'FINE_TUNING', 'FLAT_NAMES', 'FLAT_VALUES', 'FLAT_ONLY', 'setting', 'check_value', 'Settings', 'Run',
+           'OneWindow', 'TwoWindows', 'Chain', 'PaperNoise', 'BlockNoise', 'Backbone', 'BertBackbone',
+           'TwoStreamBackbone', 'RecurrentBackbone', 'EncoderDecoderBackbone', 'PretrainedBackbone', 'Training',
+           'TwoStreamTraining', 'PaperConfig', 'BlockConfig', 'AutoregressiveConfig', 'GRUConfig', 'TransformerConfig',
+           'GPT2Config', 'GPVAEConfig', 'LevTConfig', 'any_of', 'Decoding', 'PaperDecoding', 'search_contradictions',
+           'BlockDecoding', 'AutoregressiveDecoding', 'GPVAEDecoding', 'LevTDecoding', 'make_config', 'make_decoding',
+           'grouped', 'save_config', 'save_decoding', 'load_settings', 'from_flat']
 
 # %% ../nbs/00_config.ipynb #0950905b
 import json
@@ -285,7 +285,8 @@ class EncoderDecoderBackbone(Settings):
 class PretrainedBackbone(EncoderDecoderBackbone):
     "A network whose weights somebody trained on other text; without them a small one with weights drawn at random."
 
-    architecture: str = ''  # not a switch but a record: JSON of the configuration that came with `init_from`'s weights
+    # not a switch but a record: JSON of the configuration that came with `init_from`'s weights, which says all sizes
+    architecture: str = ''
 
 # %% ../nbs/00_config.ipynb #5e633172
 @dataclass(frozen=True)
@@ -656,6 +657,9 @@ PROFILES = {
     | {'gpvae-t5': _pairs[profile] | _encoder_decoder[profile]}
     for profile in _bert
 }  # profile -> for each model what differs from its configuration
+FINE_TUNING = dict(gpt2=dict(lr=1e-4)) | {
+    'gpvae-t5': dict(lr=1e-4)
+}  # model whose network somebody trained before -> what differs from its profile then
 
 # %% ../nbs/00_config.ipynb #e9600281
 def _known(what, name, known):
@@ -673,8 +677,9 @@ def make_config(
     task: str = 'basic-english',  # a card, or a folder
     recipe: str = 'fast',  # a key of RECIPES
     profile: str = 'cpu',  # a key of PROFILES
+    encoder=None,  # pre-trained weights that a new model begins with (`begin_model` of 12_hub): a folder, a hub id
     **changes,  # other fields of the recipe's configuration, by name
-):  # PaperConfig, BlockConfig or AutoregressiveConfig
+):  # of the class that RECIPES names
     """The configuration of a recipe at the size of a profile, with changes last.
 
     Raises
@@ -691,8 +696,16 @@ def make_config(
             f'unknown setting {", ".join(sorted(unknown))}; the settings of recipe {recipe!r} are the fields of '
             f'{kind.__name__} (settings of decoding are arguments of generate)'
         )
-    values = differs | PROFILES[profile][kind.model] | dict(task=task, recipe=recipe, profile=profile) | changes
-    return kind(**values)
+    values = differs | PROFILES[profile][kind.model] | dict(task=task, recipe=recipe, profile=profile)
+    if encoder:
+        values |= _begun_with(kind.model, str(encoder))
+    return kind(**values | changes)
+
+
+def _begun_with(model, encoder):
+    "What differs for a model that begins with pre-trained weights; whole networks bring their own words."
+    own = dict(tokenizer=encoder) | FINE_TUNING[model] if model in FINE_TUNING else {}
+    return dict(init_from=encoder) | own
 
 
 def make_decoding(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['log', 'SPECIAL', 'KINDS', 'NAMES', 'STAND_INS', 'IDS', 'train_tokenizer', 'pair_texts', 'encode_texts', 'decode',
-           'load_tokenizer', 'save_tokenizer', 'make_tokenizer', 'fit_both', 'round_up', 'FixedWindow', 'cut_runs',
-           'SplitWindow', 'encode_pairs', 'encode_rows', 'encode_sources', 'epoch_order', 'train_batches', 'Coverage',
-           'coverage_report']
+           'pretrained_place', 'load_tokenizer', 'save_tokenizer', 'make_tokenizer', 'fit_both', 'round_up',
+           'FixedWindow', 'cut_runs', 'SplitWindow', 'encode_pairs', 'encode_rows', 'encode_sources', 'epoch_order',
+           'train_batches', 'Coverage', 'coverage_report']
 
 # %% ../nbs/00_text.ipynb #16bc1a15
 import datasets, hashlib, itertools, json, logging, numpy as np, pyarrow.compute as pc, torch
@@ -159,8 +159,18 @@ def _with_roles(backend, known, where):
     return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **roles)
 
 # %% ../nbs/00_text.ipynb #56f2cd22
+def pretrained_place(
+    name,  # a folder, a GGUF file, or a hub id
+) -> dict:  # arguments of `from_pretrained` in the library transformers
+    "Where that library finds what has this name."
+    path = Path(name)
+    if path.suffix == '.gguf':
+        return dict(pretrained_model_name_or_path=str(path.parent), gguf_file=path.name)
+    return dict(pretrained_model_name_or_path=str(name))
+
+
 def load_tokenizer(
-    name,  # a tokenizer.json, a folder that holds one, or a hub id
+    name,  # a tokenizer.json, a folder that holds one, a GGUF file, or a hub id
 ) -> PreTrainedTokenizerFast:  # with pad, cls and sep tokens
     """A tokenizer from a file, a folder or a hub.
 
@@ -176,7 +186,7 @@ def load_tokenizer(
     if path.suffix == '.json':
         return _tokenizer_of_file(path)
     try:
-        t = AutoTokenizer.from_pretrained(str(name))
+        t = AutoTokenizer.from_pretrained(**pretrained_place(name))
     except Exception as e:
         raise ValueError(
             f'no tokenizer {str(name)!r}: neither a tokenizer.json, nor a folder with one, nor an id that can be '
