@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from .base import EXTRA, TextModel, check_path
 from .baselines.autoregressive import Autoregressive
+from .baselines.gpvae import GPVAET5
 from .baselines.pretrained import Pretrained
 from .block import BlockDiffuSeq
 from .config import DECODINGS, load_settings
@@ -21,7 +22,7 @@ from .text import load_tokenizer, make_tokenizer
 from .training import check_same_run
 
 # %% ../nbs/12_hub.ipynb #cd43a12d
-MODELS = {kind.Config: kind for kind in (PaperDiffuSeq, BlockDiffuSeq, Autoregressive)}
+MODELS = {kind.Config: kind for kind in (PaperDiffuSeq, BlockDiffuSeq, Autoregressive, GPVAET5)}
 FILES = ('config.json', 'decoding.json', 'tokenizer.json', 'tokenizer_config.json', 'model.safetensors', EXTRA)
 
 

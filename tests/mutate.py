@@ -71,6 +71,7 @@ LATER = {
     '12_paper': [parity, model],
     '13_connections': [],
     'baselines/autoregressive': [model, saved],
+    'baselines/gpvae': [model, saved],
 }
 
 # ---- what can be changed

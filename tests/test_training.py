@@ -39,7 +39,9 @@ def undisturbed(tmp_path_factory):
     return make
 
 
-@pytest.fixture(params=['fast', 'paper', pytest.param('autoregressive', marks=tiny.slow)])
+@pytest.fixture(
+    params=['fast', 'paper', *(pytest.param(recipe, marks=tiny.slow) for recipe in ('autoregressive', 'gpvae-t5'))]
+)
 def whole(request, undisturbed):
     return undisturbed(request.param)
 
@@ -101,6 +103,17 @@ def train_and_die(run_dir, c, name, place, count):
 
     os.replace = deadly
     tiny.train(run_dir, c, N)
+
+
+@pytest.mark.parametrize('recipe', ['gpvae-t5'])
+def test_baselines_killed_once(recipe, tmp_path):
+    "What `whole` asks of them where there is time, once: at a save, and then to the end."
+    c = tiny.config(recipe)
+    assert tiny.finish(tiny.train, tmp_path / 'whole', c, N) == 0
+    assert tiny.finish(train_and_die, tmp_path / 'killed', c, 'state.safetensors', 'after', 3) == -signal.SIGKILL
+    assert 0 < tiny.numbers(tmp_path / 'killed')['update'] < N
+    assert tiny.finish(tiny.train, tmp_path / 'killed', c, N) == 0
+    assert_same_run(tmp_path / 'whole', tmp_path / 'killed')
 
 
 def test_killed_while_saving(whole, tmp_path):
@@ -934,7 +947,7 @@ def test_counting_the_pieces_draws_nothing(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(with_counts, ended()))
 
 
-@pytest.mark.parametrize('recipe', ['fast', 'autoregressive', 'paper'])
+@pytest.mark.parametrize('recipe', ['fast', 'autoregressive', 'gpvae-t5', 'paper'])
 def test_a_loss_is_the_sum_of_its_parts(recipe):
     c = tiny.config(recipe)
     m = tiny.model(c)
