@@ -702,11 +702,15 @@ class WritesLeftToRight:
         """
         given = dict(beam=beam or beams_for(groups, self.decoding), groups=groups, diversity=diversity)
         given |= dict(temperature=temperature, top_p=top_p)
-        decoding = self.decoding.updated(**given, **more)
-        if decoding.temperature == 0:
-            decoding = decoding.updated(beam=search_width(n, decoding.beam, decoding.groups))
+        decoding = self.for_candidates(self.decoding.updated(**given, **more), n)
         how = dict(n=n, mbr=mbr, rerank=rerank, seed=seed, first=first, batch_size=batch_size)
         return self.write_all(sources, decoding, beam=decoding.beam, progress=progress, callback=callback, **how)
+
+    def for_candidates(self, decoding, n):
+        "Settings that give n candidates: at temperature 0 nothing tells them apart but their place in a beam."
+        if decoding.temperature > 0:
+            return decoding
+        return decoding.updated(beam=search_width(n, decoding.beam, decoding.groups))
 
     def texts(self, rows, keys, decoding, seed, callback) -> list:  # of strings
         "Texts of some (place, candidate) rows, each until it ends."

@@ -412,8 +412,9 @@ class GPVAEConfig(TwoStreamTraining, PretrainedBackbone, TwoWindows, Run):
 
     model = 'gpvae-t5'
     recipe: str = 'gpvae-t5'
-    optimizer: str = setting('adamw', choices=('adamw',))
-    lr: float = setting(1e-4, above=0)
+    lr: float = setting(8e-3, above=0)
+    kernel_scale: float = setting(0.5, above=0)  # v of (K2), in units of the encoder's states
+    kernel_length: float = setting(0.5, above=0)  # r of (K2): states that are nearer than it are disturbed alike
 
 
 @dataclass(frozen=True)
@@ -578,7 +579,7 @@ class AutoregressiveDecoding(Decoding):
 class GPVAEDecoding(AutoregressiveDecoding):
     "How T5 with a Gaussian process writes."
 
-    latent_scale: float = setting(1.0, least=0)  # of the latent states that are drawn; 0: T5
+    latent_scale: float = setting(2.0, least=0)  # of the disturbance that is drawn for each candidate; 0: T5
 
 
 @dataclass(frozen=True)
@@ -676,6 +677,12 @@ _levt = dict(
     gpu=dict(width=384, n_heads=6),
     full=dict(width=640, n_heads=10, n_layers=7),
 )
+_t5 = dict(
+    smoke={},
+    cpu=dict(dropout=0.0),
+    gpu=dict(width=384, n_heads=6, lr=4e-3),
+    full=dict(width=640, n_layers=7, n_heads=10, lr=2e-3),
+)
 PROFILES = {
     profile: dict(
         paper=_bert[profile],
@@ -686,13 +693,13 @@ PROFILES = {
         gpt2=_pairs[profile] | _encoder_decoder[profile] | _gpt2.get(profile, {}),
         levt=_pairs[profile] | _encoder_decoder[profile] | _levt[profile],
     )
-    | {'gpvae-t5': _pairs[profile] | _encoder_decoder[profile]}
+    | {'gpvae-t5': _pairs[profile] | _encoder_decoder[profile] | _t5[profile]}
     for profile in _bert
 }  # profile -> for each model what differs from its configuration
 
 # %% ../nbs/20_config.ipynb #e9600281
 FINE_TUNING = dict(gpt2=dict(lr=1e-4, warmup=20)) | {
-    'gpvae-t5': dict(lr=1e-4)
+    'gpvae-t5': dict(lr=1e-4, optimizer='adamw')
 }  # model whose network somebody trained before -> what differs from its profile then
 
 

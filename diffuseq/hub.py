@@ -13,6 +13,7 @@ from pathlib import Path
 from .base import EXTRA, TextModel, check_path
 from .baselines.autoregressive import Autoregressive
 from .baselines.gpt2 import GPT2
+from .baselines.gpvae import GPVAET5
 from .baselines.gru import GRU
 from .baselines.levt import LevT
 from .baselines.pretrained import Pretrained
@@ -25,7 +26,10 @@ from .text import load_tokenizer, make_tokenizer
 from .training import check_same_run
 
 # %% ../nbs/27_hub.ipynb #cd43a12d
-MODELS = {kind.Config: kind for kind in (PaperDiffuSeq, BlockDiffuSeq, Autoregressive, GRU, Transformer, GPT2, LevT)}
+MODELS = {
+    kind.Config: kind
+    for kind in (PaperDiffuSeq, BlockDiffuSeq, Autoregressive, GRU, Transformer, GPT2, GPVAET5, LevT)
+}
 FILES = ('config.json', 'decoding.json', 'tokenizer.json', 'tokenizer_config.json', 'model.safetensors', EXTRA)
 
 

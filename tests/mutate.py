@@ -73,6 +73,7 @@ LATER = {
     '14_paper': [parity, model],
     '11_connections': [],
     'baselines/autoregressive': [model, saved],
+    'baselines/gpvae': [model, saved],
 }
 
 # ---- what can be changed

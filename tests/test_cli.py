@@ -157,7 +157,7 @@ def tiny(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp('tiny')
     texts = [' '.join(f'word{i} and thing{j}' for j in range(i % 5 + 1)) for i in range(12)]
-    for recipe in ('fast', 'paper', 'autoregressive', 'gru', 'transformer'):
+    for recipe in ('fast', 'paper', 'autoregressive', 'gru', 'transformer', 'gpvae-t5'):
         config = make_config(recipe=recipe, profile='smoke')
         new_model(config, train_tokenizer(texts, config.vocab_size)).save_pretrained(folder / recipe)
     (folder / 'in.txt').write_text('\n'.join(texts) + '\n')
@@ -187,7 +187,7 @@ def test_a_real_model_says_what_the_library_says(tiny, tmp_path):
     assert (tmp_path / 'cut.txt').read_bytes() == whole
 
 
-@pytest.mark.parametrize('recipe', ['fast', 'autoregressive', 'gru', 'transformer', 'paper'])
+@pytest.mark.parametrize('recipe', ['fast', 'autoregressive', 'gru', 'transformer', 'gpvae-t5', 'paper'])
 def test_in_double_precision_the_size_of_a_batch_changes_no_text(tiny, tmp_path, monkeypatch, recipe):
     from diffuseq import cli
     from diffuseq.hub import load_model
@@ -248,6 +248,7 @@ def test_a_setting_without_effect_is_refused_before_anything_is_written(
         ('paper', ['--steps', '4', '--variance', 'large', '--noise-bound', '2', '--readout', 'logits', '--no-replace']),
         ('paper', ['--steps', '4', '--sampler', 'repredict', '--published-stride']),
         ('autoregressive', ['--n', '3', '--rerank', '--beam', '4']),
+        ('gpvae-t5', ['--latent-scale', '4', '--n', '3', '--mbr']),
     ],
 )
 def test_every_setting_reaches_the_model(tiny, tmp_path, recipe, argv):

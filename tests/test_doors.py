@@ -31,7 +31,7 @@ def refused(says, error=ValueError, seconds=20):
 @pytest.fixture(scope='module')
 def all_models(models):
     "One of each class."
-    return models | {recipe: tiny.model(tiny.config(recipe)).double().eval() for recipe in tiny.LEFT}
+    return models | {recipe: tiny.model(tiny.config(recipe)).double().eval() for recipe in (*tiny.LEFT, 'gpvae-t5')}
 
 
 # ---- settings of generate
@@ -56,7 +56,7 @@ def all_models(models):
     ],
     ids=str,
 )
-@pytest.mark.parametrize('recipe', ['fast', 'paper', *tiny.LEFT])
+@pytest.mark.parametrize('recipe', ['fast', 'paper', *tiny.LEFT, 'gpvae-t5'])
 def test_wrong_arguments_of_every_model(all_models, recipe, wrong, says):
     with refused(says):
         all_models[recipe].generate(SOURCES, **wrong, **quiet)
@@ -112,6 +112,8 @@ def test_wrong_settings_of_a_chain(models, recipe, wrong, says):
         ('paper', dict(order='left-to-right'), 'no setting order; it has sampler, steps'),
         ('paper', dict(temperature=1.0), 'no setting temperature'),
         ('paper', dict(n=2, rerank=True), 'has no exact log_prob to choose by'),
+        ('gpvae-t5', dict(n=2, rerank=True), 'has no exact log_prob to choose by'),
+        ('gpvae-t5', dict(latent_scale=-1.0), 'latent_scale=-1.0 must be finite and at least 0'),
     ],
     ids=str,
 )
@@ -185,7 +187,7 @@ def test_an_earlier_value_says_the_new_one(models, name, value):
 
 
 @pytest.mark.parametrize('name', RENAMED_SETTINGS)
-@pytest.mark.parametrize('recipe', ['fast', 'paper', *tiny.LEFT])
+@pytest.mark.parametrize('recipe', ['fast', 'paper', *tiny.LEFT, 'gpvae-t5'])
 def test_an_earlier_setting_says_the_new_one(all_models, recipe, name):
     with refused(f'{name} is now called {RENAMED_SETTINGS[name]}'):
         all_models[recipe].generate(SOURCES, **{name: True}, **quiet)
@@ -227,7 +229,8 @@ def test_sources_that_are_none(all_models, sources, says):
             m.generate(sources, **quiet)
 
 
-ASKED = [('fast', 'log_prob'), ('fast', 'nelbo'), ('paper', 'nelbo'), *((recipe, 'log_prob') for recipe in tiny.LEFT)]
+ASKED = [('fast', 'log_prob'), ('fast', 'nelbo'), ('paper', 'nelbo'), ('gpvae-t5', 'nelbo')]
+ASKED += [(recipe, 'log_prob') for recipe in tiny.LEFT]
 
 
 @pytest.mark.parametrize('recipe, ask', ASKED)

@@ -117,7 +117,7 @@ def hub(tmp_path, monkeypatch):
     huggingface_hub.close_session()
 
 
-@pytest.mark.parametrize('recipe', ['fast', 'paper', *tiny.LEFT])
+@pytest.mark.parametrize('recipe', ['fast', 'paper', *tiny.LEFT, 'gpvae-t5'])
 def test_pushed_and_loaded_by_its_id(recipe, hub):
     m = tiny.model(tiny.config(recipe))
     m.push_to_hub(ID, commit_message='first', token='hf_of_a_test')

@@ -39,7 +39,9 @@ def undisturbed(tmp_path_factory):
     return make
 
 
-@pytest.fixture(params=['fast', 'paper', *(pytest.param(recipe, marks=tiny.slow) for recipe in tiny.LEFT)])
+@pytest.fixture(
+    params=['fast', 'paper', *(pytest.param(recipe, marks=tiny.slow) for recipe in (*tiny.LEFT, 'gpvae-t5'))]
+)
 def whole(request, undisturbed):
     return undisturbed(request.param)
 
@@ -103,7 +105,7 @@ def train_and_die(run_dir, c, name, place, count):
     tiny.train(run_dir, c, N)
 
 
-@pytest.mark.parametrize('recipe', ['gru', 'transformer'])
+@pytest.mark.parametrize('recipe', ['gru', 'transformer', 'gpvae-t5'])
 def test_baselines_killed_once(recipe, tmp_path):
     "What `whole` asks of them where there is time, once: at a save, and then to the end."
     c = tiny.config(recipe)
@@ -945,7 +947,7 @@ def test_counting_the_pieces_draws_nothing(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(with_counts, ended()))
 
 
-@pytest.mark.parametrize('recipe', ['fast', *tiny.LEFT, 'paper'])
+@pytest.mark.parametrize('recipe', ['fast', *tiny.LEFT, 'gpvae-t5', 'paper'])
 def test_a_loss_is_the_sum_of_its_parts(recipe):
     c = tiny.config(recipe)
     m = tiny.model(c)
