@@ -698,7 +698,7 @@ PROFILES = {
 }  # profile -> for each model what differs from its configuration
 
 # %% ../nbs/20_config.ipynb #e9600281
-FINE_TUNING = dict(gpt2=dict(lr=1e-4, warmup=20)) | {
+FINE_TUNING = dict(gpt2=dict(lr=2e-4, warmup=20)) | {
     'gpvae-t5': dict(lr=1e-4, optimizer='adamw')
 }  # model whose network somebody trained before -> what differs from its profile then
 

@@ -27,8 +27,7 @@ from .training import check_same_run
 
 # %% ../nbs/27_hub.ipynb #cd43a12d
 MODELS = {
-    kind.Config: kind
-    for kind in (PaperDiffuSeq, BlockDiffuSeq, Autoregressive, GRU, Transformer, GPT2, GPVAET5, LevT)
+    kind.Config: kind for kind in (PaperDiffuSeq, BlockDiffuSeq, Autoregressive, GRU, Transformer, GPT2, GPVAET5, LevT)
 }
 FILES = ('config.json', 'decoding.json', 'tokenizer.json', 'tokenizer_config.json', 'model.safetensors', EXTRA)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read', 'check_reader', 'separator_of', 'with_adapters', 'RowsRead', 'GPT2']
 
-# %% ../../nbs/baselines/gpt2.ipynb #a70e7900
+# %% ../../nbs/baselines/gpt2.ipynb #56cbf822
 import copy, inspect, torch, warnings
 from dataclasses import dataclass, replace
 from ..base import TextModel, WritesLeftToRight, split_batch
@@ -13,7 +13,7 @@ from .pretrained import Pretrained
 from ..config import GPT2Config
 from ..core import evaluating, seeded
 
-# %% ../../nbs/baselines/gpt2.ipynb #7d5c0b35
+# %% ../../nbs/baselines/gpt2.ipynb #94c16aa7
 def read(
     net,  # a causal language model of the library transformers
     ids,  # words, (B, n)
@@ -29,7 +29,7 @@ def read(
         how['cache' if 'cache' in named else 'past_key_values'] = cache  # it was renamed
     return net(input_ids=ids, logits_to_keep=last, **how).logits
 
-# %% ../../nbs/baselines/gpt2.ipynb #d01c0005
+# %% ../../nbs/baselines/gpt2.ipynb #e4d71c15
 def check_reader(
     net,  # a causal language model of the library transformers
     name,  # of the weights, for the message
@@ -52,7 +52,7 @@ def check_reader(
     if not alike(padded, plain):
         raise ValueError(f'{name} cannot be told where words stand beside padding (position_ids): take another model')
 
-# %% ../../nbs/baselines/gpt2.ipynb #0e5adb07
+# %% ../../nbs/baselines/gpt2.ipynb #0fe82f2e
 def separator_of(
     config,  # with `separator`
     tokenizer,
@@ -74,7 +74,7 @@ def separator_of(
         )
     return found.ids[0]
 
-# %% ../../nbs/baselines/gpt2.ipynb #31b0e6b6
+# %% ../../nbs/baselines/gpt2.ipynb #df195f5b
 def with_adapters(
     net,  # a network of the library transformers; changed in place
     rank: int,  # r of (L1); 0: none
@@ -97,7 +97,7 @@ def with_adapters(
         warnings.simplefilter('ignore')  # GPT-2's matrices lie on their sides: peft says that it has turned its own
         return inject_adapter_in_model(settings, net)
 
-# %% ../../nbs/baselines/gpt2.ipynb #dca8b62d
+# %% ../../nbs/baselines/gpt2.ipynb #0bfcfb27
 @dataclass
 class RowsRead:
     "Rows that a causal language model has read."
