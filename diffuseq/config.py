@@ -258,10 +258,10 @@ class RecurrentBackbone(Settings):
 
     group = 'network'
     d_embed: int = setting(128, above=0)  # width of an embedding
-    width: int = setting(304, above=0)  # of a state; half of it in each direction of the encoder
+    width: int = setting(288, above=0)  # of a state; half of it in each direction of the encoder
     n_layers: int = setting(2, above=0)  # of the encoder, and of the decoder
     dropout: float = setting(0.0, least=0, below=1)
-    attention: str = setting('general', choices=('additive', 'general'))  # how a state asks the source
+    attention: str = setting('additive', choices=('additive', 'general'))  # how a state asks the source
     input_feeding: bool = False  # the decoder also reads what attention gave it at the word before
 
     def contradictions(self):
@@ -390,6 +390,8 @@ class TransformerConfig(TwoStreamTraining, EncoderDecoderBackbone, TwoWindows, R
 
     model = 'transformer'
     recipe: str = 'transformer'
+    width: int = setting(176, above=0)
+    n_layers: int = setting(2, above=0)  # of the encoder, and of the decoder
     dropout: float = setting(0.0, least=0, below=1)
     lr: float = setting(4e-3, above=0)
 
@@ -656,8 +658,8 @@ for _values in _pairs.values():
 _gru = dict(
     smoke=dict(width=32, d_embed=16, n_layers=1),
     cpu={},
-    gpu=dict(width=1024, d_embed=512, lr=1e-3),
-    full=dict(width=1984, d_embed=512, lr=5e-4),
+    gpu=dict(width=992, d_embed=512, lr=1e-3, micro_batch=128),
+    full=dict(width=1920, d_embed=512, lr=5e-4, micro_batch=64),
 )
 _encoder_decoder = dict(
     smoke=dict(width=32, n_layers=2, n_heads=2),
