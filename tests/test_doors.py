@@ -263,7 +263,7 @@ def test_pairs_that_are_none_and_the_model_stays_as_it_was(all_models, recipe, a
 @pytest.mark.parametrize('recipe, ask', ASKED)
 def test_generators_are_as_good_as_lists(all_models, recipe, ask):
     ask = getattr(all_models[recipe], ask)
-    how = dict(samples=2) if ask.__name__ == 'nelbo' else {}
+    how = dict(samples=2) if ask.__name__ == 'nelbo' and recipe != 'gpvae-t5' else {}
     lists = ask(SOURCES[:2], SOURCES[1:3], **how)
     generators = ask((s for s in SOURCES[:2]), iter(SOURCES[1:3]), **how)
     assert all(torch.equal(lists[key], generators[key]) for key in lists)

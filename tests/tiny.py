@@ -58,7 +58,8 @@ def model(*args, decoding=None, **changes):
 
 def still(**changes):
     "A configuration without noise and dropout: what an update does is the same however its batch is shared out."
-    return config('autoregressive', **(dict(dropout=0.0, word_dropout=0.0, batch_tokens=1024) | changes))
+    exactly = dict(dropout=0.0, word_dropout=0.0, batch_tokens=1024, precision='fp32')
+    return config('autoregressive', **(exactly | changes))
 
 
 def train(run_dir, c, max_updates, *, started=None, **settings):

@@ -280,7 +280,7 @@ class LevT(ReadsSourceOnce, TextModel):
         cache: SourceCache,
         temperature: float = 0.0,  # of the choice of words
         u=None,  # uniform numbers, one for each place, of the shape of ids; needed if temperature > 0
-    ) -> tuple:  # drafts with gaps, where these are, and with their words; (B, max_target + 1) each
+    ) -> tuple:  # drafts with gaps, where these are, with their words, (B, max_target + 1) each; p at the K gaps, (K, V)
         "One round (L1)."
         fill = self.tokenizer.pad_token_id
         longest = ids.shape[1]
@@ -295,12 +295,13 @@ class LevT(ReadsSourceOnce, TextModel):
         gaps = gaps.cumsum(1).minimum(room).diff(dim=1, prepend=torch.zeros_like(room))
         ids, pad, masked = open_gaps(ids, pad, gaps, fill)
         words = ids
+        p = torch.zeros(0, len(self.tokenizer), device=ids.device)
         if masked.any():
             p = self.word_probs(ids, pad, cache, masked)
             at = None if u is None else u[:, : ids.shape[1]][masked]
             words = ids.masked_scatter(masked, choose_words(p, temperature, at))
         widen = lambda x, value: F.pad(x, (0, longest - x.shape[1]), value=value)
-        return widen(ids, fill), widen(masked, False), widen(words, fill)
+        return widen(ids, fill), widen(masked, False), widen(words, fill), p
 
     def refine(
         self,
@@ -308,7 +309,7 @@ class LevT(ReadsSourceOnce, TextModel):
         rounds: int,  # at most
         temperature: float = 0.0,
         u=None,  # uniform numbers (B, max_target + 1), needed if temperature > 0
-        callback=None,  # called with (ids, masked, words), (B, n) each, after each round
+        callback=None,  # called with (ids, masked, words, said) after each round (12_decoding)
     ) -> torch.Tensor:  # ids (B, max_target + 1), pads behind the ends
         "Rounds from the empty text, for each source until a draft is one that it had before."
         t = self.tokenizer
@@ -318,12 +319,13 @@ class LevT(ReadsSourceOnce, TextModel):
         past = [drafts]
         for _ in range(rounds):
             u_alive = None if u is None else u[alive]
-            ids, masked, words = self.next_draft(drafts[alive], cache, temperature, u_alive)
+            ids, masked, words, p = self.next_draft(drafts[alive], cache, temperature, u_alive)
             seen = torch.stack([(earlier[alive] == words).all(1) for earlier in past]).any(0)
             if callback:
                 nothing = torch.zeros_like(drafts, dtype=torch.bool)
                 changed = ((drafts, ids), (nothing, masked), (drafts, words))
-                callback(*(old.index_copy(0, alive, new) for old, new in changed))
+                ids, masked, shown = (old.index_copy(0, alive, new) for old, new in changed)
+                callback(ids, masked, shown, dict(asked=masked, p=p))
             drafts = drafts.index_copy(0, alive, words)
             past.append(drafts)
             alive = alive[~seen]
@@ -358,7 +360,7 @@ class LevT(ReadsSourceOnce, TextModel):
         first: int = 0,  # place of the first source, for a call that continues another
         batch_size: int = None,  # texts at once
         progress: bool = True,
-        callback=None,  # called with (ids, masked, words), (B, n) each, after each round; placeholders are masked
+        callback=None,  # called with (ids, masked, words, said) after each round; placeholders are masked
         **unknown,  # refused by name
     ) -> list:  # of strings; with n > 1 and no choice among them a list of n strings each
         """Texts for `sources`, edited until nothing changes; '' for an empty one.
