@@ -700,7 +700,8 @@ class WritesLeftToRight:
         ValueError
             For sources, numbers or settings that cannot be.
         """
-        given = dict(beam=beam or beams_for(groups, self.decoding), groups=groups, diversity=diversity)
+        beam = beams_for(groups, self.decoding) if beam is None else beam
+        given = dict(beam=beam, groups=groups, diversity=diversity)
         given |= dict(temperature=temperature, top_p=top_p)
         decoding = self.for_candidates(self.decoding.updated(**given, **more), n)
         how = dict(n=n, mbr=mbr, rerank=rerank, seed=seed, first=first, batch_size=batch_size)

@@ -164,7 +164,7 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         ValueError
             For sources, numbers or settings that cannot be, and for a setting that has no effect with the others.
         """
-        beam = beam or beams_for(groups, self.decoding)
+        beam = beams_for(groups, self.decoding) if beam is None else beam
         given = dict(order=order, end=end, beam=beam, groups=groups, diversity=diversity, top_p=top_p)
         given |= dict(temperature=temperature, steps=steps, sampler=sampler)
         given |= dict(variance=variance, eta=eta, rounding=rounding)

@@ -23,7 +23,6 @@ from .config import DECODINGS, load_settings
 from .core import check_device, load_weights, read_tensors, suggestion
 from .paper import PaperDiffuSeq
 from .text import load_tokenizer, make_tokenizer
-from .training import check_same_run
 
 # %% ../nbs/27_hub.ipynb #cd43a12d
 MODELS = {
@@ -154,6 +153,8 @@ def begin_model(
     there = lambda name: run is not None and (run / name).is_file()
     own = load_tokenizer(run) if there('tokenizer.json') else None
     if there('config.json') and own:
+        from diffuseq.training import check_same_run
+
         config = _as_recorded(config, load_settings(run)[0])
         check_same_run(config, run, own)
     begins = config.init_from and not there('last/state.safetensors')

@@ -105,7 +105,7 @@ def test_wrong_settings_of_a_chain(models, recipe, wrong, says):
         ('fast', dict(noise_bound=1.0), 'no setting noise_bound'),
         ('fast', dict(n=2, mbr=True, rerank=True), 'two ways to choose: take one'),
         ('autoregressive', dict(beam=3, temperature=1.0), 'beam search draws nothing'),
-        ('autoregressive', dict(order='left-to-right'), 'no setting order; it has beam, temperature'),
+        ('autoregressive', dict(order='left-to-right'), 'no setting order; it has beam, groups'),
         ('paper', dict(readout='x'), "readout='x'; choose one of nearest, logits"),
         ('paper', dict(noise_bound=-1.0), 'noise_bound=-1.0'),
         ('paper', dict(replace=None, published_stride=0), 'published_stride=0 is int; expected bool'),

@@ -667,7 +667,7 @@ def _():
         patch('diffuseq.paper.replace_source', kept),
         patch('diffuseq.paper.RowNoise', noise),
     ):
-        texts = m.texts(rows, [(0, 0), (1, 0)], m.decoding, 0, lambda ids, masked, now: words.append(now))
+        texts = m.texts(rows, [(0, 0), (1, 0)], m.decoding, 0, lambda ids, masked, now, said: words.append(now))
     yield last[0], d['final']
     yield torch.stack([states[2000 - i] for i in c['T2000.kept']]), c['T2000.rounded.after']  # states[0] is the start
     same = torch.stack(words) == d['words']  # at every step, every position

@@ -153,7 +153,7 @@ def test_the_search_finds_generate_in_the_reference(rendered):
 def test_the_sidebar_has_captions_and_numbers(site):
     side = site['index.html'].text.partition('<article')[0]
     captions = re.findall(r'class="caption-text">([^<]+)', side)
-    assert captions == ['Start', 'Method', 'Model', 'Baselines', 'Experiments', 'Reference', 'Project']
+    assert captions == ['Start', 'Method', 'Models', 'Baselines', 'Machine room', 'Experiments', 'Reference', 'Project']
     entries = re.findall(r'href="([^"]+)">([^<]+)</a>', side.partition('sidebar-tree')[2])
     assert entries[0][0] == 'guide.html' and dict(entries)['05_objective.html'] == '05 Objective'
 

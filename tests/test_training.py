@@ -1160,7 +1160,7 @@ def test_the_gradient_does_not_ask_how_a_batch_was_shared_out(two, name, tmp_pat
     weights = two[1](f'{name}.20', 0)['weights']
     start = dict(tiny.model(tiny.still()).named_parameters())
     for n, p in m.named_parameters():
-        assert (weights[n] - p).abs().max() < 1e-5
+        assert (weights[n] - p).abs().max() < 3e-5  # single precision; processors round differently
     assert max((p - start[n]).abs().max() for n, p in m.named_parameters()) > 0.05
     losses = [[line['loss'] for line in read_log(folder) if 'loss' in line] for folder in (tmp_path, two[0] / name)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

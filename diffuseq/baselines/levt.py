@@ -280,7 +280,9 @@ class LevT(ReadsSourceOnce, TextModel):
         cache: SourceCache,
         temperature: float = 0.0,  # of the choice of words
         u=None,  # uniform numbers, one for each place, of the shape of ids; needed if temperature > 0
-    ) -> tuple:  # drafts with gaps, where these are, with their words, (B, max_target + 1) each; p at the K gaps, (K, V)
+    ) -> (
+        tuple
+    ):  # drafts with gaps, where these are, with their words, (B, max_target + 1) each; p at the K gaps, (K, V)
         "One round (L1)."
         fill = self.tokenizer.pad_token_id
         longest = ids.shape[1]
