@@ -181,7 +181,7 @@ class PaperDiffuSeq(DiffuSeq):
             return anchor(predicted, table) if decoding.rounding else predicted
 
         def report(t, s, z, z_0):
-            words = self._read(z_0, decoding)
+            words = nearest_words(z_0, table) if decoding.rounding and s > 0 else self._read(z_0, decoding)
             p = self._scores(predicted[target], decoding).softmax(-1)
             callback(words, target, words, dict(asked=target, p=p, z=z, t=t, s=s))
 

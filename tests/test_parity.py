@@ -668,11 +668,12 @@ def _():
         patch('diffuseq.paper.RowNoise', noise),
     ):
         texts = m.texts(rows, [(0, 0), (1, 0)], m.decoding, 0, lambda ids, masked, now, said: words.append(now))
-    yield last[0], d['final']
+    yield last[-1], d['final']
     yield torch.stack([states[2000 - i] for i in c['T2000.kept']]), c['T2000.rounded.after']  # states[0] is the start
     same = torch.stack(words) == d['words']  # at every step, every position
     for i, example, place, _ in note('chain_words')['ties']:
         same[1999 - i, example, place] = True  # two embeddings as near as each other
+    same = same[:-1]  # the last are those of the text, which the scores read
     yield same.sum(), same.numel()
     assert texts == [decode(r[on == 1], m.tokenizer) for r, on in zip(d['read'], d['mask'])]
 
