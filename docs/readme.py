@@ -68,6 +68,7 @@ def main():
     fill(nb)
     nbformat.write(nb, path)
     nb = nbread.read(path.read_text('utf8'))
+    nb.cells = [c for c in nb.cells if c.cell_type == 'markdown']  # what moves stays on the site
     nb.metadata['language_info'] = {'name': 'python'}
     body, resources = MarkdownExporter().from_notebook_node(
         nb, {'unique_key': 'index', 'output_files_dir': 'index_files'}
