@@ -194,6 +194,15 @@ def test_the_card_of_the_model_that_comes_with_the_package_is_not_overwritten(tm
     assert (tmp_path / 'verses' / 'README.md').read_text().splitlines()[0] == '---'
 
 
+def test_the_card_that_comes_with_the_package_says_the_scores_of_its_table():
+    card = ModelCard.load(model_folder('basic-english') / 'README.md')
+    assert (card.data.license, card.data.language, card.data.datasets) == ('mit', 'en', ['basic-english'])
+    row = next(r for r in card.text.splitlines() if r.startswith('| left to right |'))
+    bleu, rouge, _, sacrebleu, sari, _ = (float(x) for x in row.strip('| ').split('|')[1:])
+    assert [r.metric_value for r in card.data.eval_results] == [bleu, rouge, sacrebleu, sari]
+    assert all(r.metric_name.endswith(', left to right') for r in card.data.eval_results)
+
+
 def test_scores_that_are_none_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match='metrics is .* expected what score gives'):
         tiny.model().save_pretrained(tmp_path / 'm', metrics=[0.4])
