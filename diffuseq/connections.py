@@ -25,10 +25,10 @@ def random_conditional(
     V,  # size of the vocabulary
     n,  # length of y
     S=2,  # number of sources x
-    sharp=2.0,  # 0: all sequences alike; larger: few of them carry the mass
-    seed=0,  # of the draw
+    sharp=2.0,  # 0: uniform; larger: fewer sequences carry the mass
+    seed=0,
 ) -> torch.Tensor:  # p(w^y | w^x), (S, V, ..., V) float64
-    "A random table of p(w^y | w^x), the truth that the models of this notebook have to represent."
+    "A random table of p(w^y | w^x): the truth that the models have to represent."
     g = torch.Generator().manual_seed(seed)
     return (sharp * torch.randn(S, V**n, generator=g, dtype=torch.float64)).softmax(-1).reshape(S, *[V] * n)
 
@@ -68,8 +68,8 @@ def fully_nar_joint(
 def token_conditionals(
     joint,  # p(w^y | w^x), (S, V, ..., V)
     known=(),  # A, the positions that are seen
-) -> torch.Tensor:  # p(w_i | w_A, w^x), (S, V**n, n, V): for each sequence that is looked at
-    "What a perfect network says of every token when it sees those at `known`, which it repeats (factors of Eq. J3)."
+) -> torch.Tensor:  # p(w_i | w_A, w^x), (S, V**n, n, V): w_A read off each of the V**n sequences
+    "Exact probabilities of every token given those at `known`, which are repeated (factors of Eq. J3)."
     n, V = joint.dim() - 1, joint.shape[-1]
     w, known = sequences(V, n), torch.tensor(known, dtype=torch.long)
     agree = (w[:, None, known] == w[None, :, known]).all(-1)
@@ -81,7 +81,7 @@ def kl(
     p,  # (S, ...)
     q,  # as many numbers for each source as p
 ) -> torch.Tensor:  # nats, (S,)
-    "KL(p || q) for each source: what the best training leaves between truth and model (Eq. J1)."
+    "KL(p || q) for each source (Eq. J1)."
     p, q = p.flatten(1), q.flatten(1)
     return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(1)
 
@@ -89,7 +89,7 @@ def kl(
 def total_correlation(
     joint,  # p(w^y | w^x), (S, V, ..., V)
 ) -> torch.Tensor:  # nats, (S,)
-    "Sum of the tokens' entropies less the entropy of the whole: the least KL of independent tokens (Eq. J2)."
+    "Sum of the tokens' entropies minus their joint entropy: the least KL of independent tokens (Eq. J2)."
     entropy = lambda p: -torch.special.xlogy(p, p).flatten(1).sum(1)
     return entropy(token_conditionals(joint)[:, 0]) - entropy(joint)
 
@@ -98,7 +98,7 @@ def iter_nar_joint(
     first,  # p(w_1 | w^x), (S, V**n)
     kernels,  # K-1 tables p(w_{k+1} | w_k, w^x), (S, V**n, V**n); of independent tokens in Eq. 6, any in Eq. 20
 ) -> torch.Tensor:  # p(w^y | w^x), (S, V**n)
-    "Draft after draft, each from the whole draft before it, all but the last summed out: Eq. 6, 20."
+    "Each draft is drawn from the whole draft before it; all but the last are summed out: Eq. 6, 20."
     draft = first
     for kernel in kernels:
         draft = torch.einsum('sa,sab->sb', draft, kernel)
@@ -107,9 +107,9 @@ def iter_nar_joint(
 # %% ../nbs/11_connections.ipynb #92a1ead7
 def blocks_as_iter_nar(
     joint,  # p(w^y | w^x), (S, V, ..., V)
-    blocks,  # K lists of positions, in the order in which they are settled
+    blocks,  # K lists of positions, in the order in which they are fixed
 ) -> tuple:  # (first, kernels) for `iter_nar_joint`
-    "Rounds that repeat the settled blocks and draw the rest: Eq. 6 as Eq. J3; with blocks of one token it is Eq. 4."
+    "Rounds that repeat the fixed blocks and draw the rest: Eq. 6 as Eq. J3; with blocks of one token it is Eq. 4."
     settled = [sum(blocks[:k], []) for k in range(len(blocks))]
     first, *kernels = [fully_nar_joint(token_conditionals(joint, a)) for a in settled]
     return first[:, 0], kernels
@@ -120,9 +120,9 @@ def diffusion_joint(
     steps,  # p(y_{t-1} | y_t, w^x) for t = T..1, (S, G**n, G**n) each
     last,  # p(w^y | y_0, w^x), (S, G**n, V**n)
 ) -> torch.Tensor:  # p(w^y | w^x), (S, V**n)
-    """Vector after vector, then one reading; the vectors summed out: Eq. 7, 21.
+    """A chain of vectors and one reading, with the vectors summed out: Eq. 7, 21.
 
-    Where the tables are products over positions it is Eq. 22.
+    Eq. 22 if the tables are products over positions.
     """
     y = prior.expand(len(last), -1)
     for step in steps:
@@ -140,7 +140,7 @@ def random_chain(
     G,  # states of a vector
     T,  # steps
     S=2,  # sources
-    seed=0,  # of the draw
+    seed=0,
 ) -> Chain:  # prior (G**n,), rounding T+1 x (S, G**n, V**n), renoise T x (V**n, G**n)
     "Random factors of Eq. 8: each a product over positions; rounding reads all vectors, re-noising its own word."
     g = torch.Generator().manual_seed(seed)
@@ -154,9 +154,9 @@ def diffuseq_factors(
     chain,  # the three kinds of tables
     eq=8,  # 8 or 9
 ) -> list:  # (names of the axes, table)
-    """The factors of Eq. 8, 24 or of Eq. 9, 23 in the order of their printing.
+    """The factors of Eq. 8, 24 or of Eq. 9, 23 in the order in which they are printed.
 
-    Before them stands p(y_T), which the paper leaves out.
+    The first is p(y_T), which the paper omits.
 
     Raises
     ------

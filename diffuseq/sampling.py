@@ -86,7 +86,7 @@ def dpmpp_step(
 
 # %% ../nbs/09_sampling.ipynb #f3b9df93
 def repredict_step(z_t, z_0, alpha_bar_t, alpha_bar_s, noise=0.0, **options):
-    """The solver step of `diffuseq-v2` as released: DPM-Solver++ from a state that the prediction has overwritten (G7).
+    """The solver step of `diffuseq-v2` as released: DPM-Solver++ from a state overwritten with the prediction (G6).
 
     Shapes as in `ddpm_step`.
     """
@@ -101,7 +101,7 @@ def reabsorb(
     rate: float,  # gamma
     uniform,  # numbers in [0, 1) that draw the mask, (B, n)
 ) -> torch.Tensor:  # (B, n, d)
-    "Turn rows back into m by a Bernoulli mask, as `diffuseq-v2` does after every step (G8)."
+    "Turn rows back into m by a Bernoulli mask, as `diffuseq-v2` does after every step (G7)."
     return torch.where((uniform < rate * (1 - alpha_bar_t / alpha_bar_s).sqrt())[..., None], absorb.to(z), z)
 
 # %% ../nbs/09_sampling.ipynb #ed0e2e4c
@@ -178,7 +178,7 @@ def official_pairs(
 ) -> list:  # of (t, s)
     """The pairs of the authors' strided DDIM: times are `T//steps` apart, but each step is only one time long.
 
-    As there, more than `steps` pairs where `steps` does not divide T.
+    As in their code there are more than `steps` pairs if `steps` does not divide T.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def official_pairs(
 
 # %% ../nbs/09_sampling.ipynb #7d2ee915
 def truncated(u, bound: float):
-    "Uniform numbers u, of any shape, made normal within `bound` standard deviations (G9); the same shape."
+    "Turn uniform numbers u into normal ones within `bound` standard deviations (G9), of the same shape."
     return math.sqrt(2) * torch.erfinv((2 * u - 1) * math.erf(bound / math.sqrt(2)))
 
 
@@ -201,7 +201,7 @@ class RowNoise:
     def __init__(
         self,
         seed: int,
-        keys,  # of the rows: (place, candidate)
+        keys,  # of the rows: (source, candidate)
         lengths,  # positions of each row that draw, list of int
         device='cpu',
     ):

@@ -293,6 +293,35 @@ def test_what_no_model_takes_is_one_line_with_the_remedy(capsys, argv, words):
     assert words in err and len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    'argv, words',
+    [
+        ([], 'COMMAND'),
+        (['generat'], 'did you mean generate?'),
+        (['generate'], '--model'),
+        (['generate', '--modle', 'm'], 'did you mean --model?'),
+        (['evaluate', '--in', os.devnull], 'is empty'),
+        (['show', 'no-such-run'], 'make train'),
+        (['demo', '--port', '70000'], 'name another'),
+    ],
+)
+def test_a_command_that_is_wrong_is_one_line_with_the_remedy(capsys, argv, words):
+    from diffuseq.cli import main
+
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert words in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize('argv, words', [(['--n', '3'], '--json'), (['--mbr'], '--n 2'), (['--rerank'], '--n 2')])
+def test_candidates_without_a_place_or_a_use(tmp_path, capsys, argv, words):
+    from diffuseq.cli import main
+
+    (tmp_path / 'in.txt').write_text('a\n')
+    assert main(['generate', '--model', 'none', '--in', str(tmp_path / 'in.txt'), *argv]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_every_setting_of_decoding_is_an_option_and_every_option_has_a_help_text():
     from diffuseq.cli import parsers
     from diffuseq.config import DECODINGS
@@ -342,6 +371,23 @@ def test_evaluate_in_a_process(tmp_path):
     assert status == 0 and not err, err
     scores = json.loads((tmp_path / 'scores.json').read_text())
     assert scores['n'] == 2 and f'bleu               {scores["bleu"]:.4f}' in said and 'sacrebleu: BLEU|' in said
+
+
+def test_references_of_another_number_are_refused(tmp_path, capsys):
+    from diffuseq.cli import main
+
+    outputs, references = tmp_path / 'o.txt', tmp_path / 'r.txt'
+    outputs.write_text('a\nb\nc\n')
+    references.write_text('one\ntwo\n')
+    assert main(['evaluate', '--in', str(outputs), '--references', str(references)]) == 2
+    assert 'has 2 lines, the outputs 3' in capsys.readouterr().err
+
+
+def test_a_run_that_was_not_evaluated(tmp_path, capsys):
+    from diffuseq.cli import main
+
+    assert main(['show', str(tmp_path)]) == 2
+    assert 'was not evaluated yet' in capsys.readouterr().err
 
 
 def test_show_in_a_process(tmp_path):

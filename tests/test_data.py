@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest, yaml
 import datasets
 from diffuseq.config import make_config
-from diffuseq.data import as_pairs, cache_folder, load_card, load_pairs, normalize_text, task_names
+from diffuseq.corpora import raw_verses
+from diffuseq.data import as_pairs, cache_folder, load_card, load_pairs, normalize_text, pick_columns, task_names
 from diffuseq.dates import conditional, true_entropy
 from diffuseq.text import (
     FixedWindow,
@@ -579,3 +580,57 @@ def test_round_trip_of_every_character_that_python_knows():
     assert len(differ) < 50, differ[
         :10
     ]  # none where both know the same edition of Unicode; a newer Python may know a few letters more
+
+
+# --- cards, columns, texts that packages and people bring
+
+
+CARDS = dict(
+    unknown=('kind: files\nhub_idd: x', r'hub_idd \(unknown\)'),
+    type=('kind: files\nstreaming: 1', 'expected bool'),
+    kind=('kind: film', 'kind must be'),
+    no_target=('kind: bible', 'needs a target'),
+    no_sources=('kind: bible\ntarget: bbe\nsources: []', 'at least one of sources'),
+    probability=('kind: dates\nmonth_first: 1.5', 'expected 0.0 to 1.0'),
+    no_yaml=('[', 'YAML'),
+    empty=('', 'kind must be'),
+)
+
+
+@pytest.mark.parametrize('name', CARDS)
+def test_a_broken_card_is_named(name, tmp_path):
+    text, says = CARDS[name]
+    (tmp_path / 'mine.yaml').write_text(text)
+    with pytest.raises(ValueError, match=f'mine.yaml: .*{says}'):
+        load_card(str(tmp_path / 'mine.yaml'))
+
+
+def test_a_column_that_is_not_there_is_named():
+    text = datasets.Value('string')
+    with pytest.raises(ValueError, match="no columns 'z'"):
+        pick_columns(dict(a=text, b=text), dict(src_column='z'), 'd')
+
+
+def test_a_bible_that_is_not_installed_is_named():
+    with pytest.raises(ModuleNotFoundError, match='pip install pythonbible-vulgate'):
+        raw_verses('vulgate')
+
+
+@pytest.mark.parametrize('source', ['', 'once upon a time', '31 / 31 / 1976', '30 february 1976', 'july 1976'])
+def test_what_is_no_date_is_refused(source):
+    with pytest.raises(ValueError, match='is no date in a known form'):
+        conditional(source, 0.3)
+
+
+def test_a_tokenizer_of_nothing_or_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="unknown kind of tokenizer 'char'.*wordpiece"):
+        train_tokenizer(['a'], 100, 'char')
+    with pytest.raises(ValueError, match='no text to train a tokenizer on'):
+        train_tokenizer([], 100)
+
+
+def test_a_stream_without_pairs_is_refused(bpe):
+    window = SplitWindow(make_config())
+    stream = encode_pairs(stream_of(dict(src='a', trg='b')), bpe, window).filter(lambda row: False)
+    with pytest.raises(ValueError, match='the stream holds no pairs'):
+        next(train_batches(stream, window, 0))

@@ -380,3 +380,18 @@ def test_more_doors(all_models, ask, says):
 def test_candidates_may_be_generators(all_models):
     m = all_models['fast']
     assert m.rerank(['a'], [iter(['b', 'c'])]) == m.rerank(['a'], [['b', 'c']])
+
+
+@pytest.mark.parametrize(
+    'wrong, says',
+    [
+        (dict(n=2, rerank=True), 'has no exact log_prob to choose by'),
+        (dict(beam=3), 'it has rounds, temperature'),
+        (dict(rounds=0), 'rounds=0'),
+    ],
+    ids=str,
+)
+def test_wrong_settings_of_levt(wrong, says):
+    m = tiny.model(tiny.config('levt'))
+    with refused(says):
+        m.generate(SOURCES, **wrong, **quiet)

@@ -169,6 +169,11 @@ TEXTS = ['a', 'b', 'c', 'd']
         (dict(candidates=['a', 'b', 0.5, 'd']), 'candidates[2] is float; expected a string or a list of strings'),
         (dict(candidates=['a', 'b', [], 'd']), 'candidates[2] is an empty list; expected at least one text'),
         (dict(candidates=[['a', 'b'], ['b'], 'c', 'd']), 'candidates[1] has 1 texts but candidates[0] has 2'),
+        (dict(candidates=3), 'candidates is int; expected a list with one entry for each source'),
+        (dict(references=['a', None, 'c', 'd']), 'references[1] is None; expected a string or a list of strings'),
+        (dict(references=['a', 'b', [], 'd']), 'references[2] is an empty list; expected at least one text'),
+        (dict(candidates=[['a', None], 'b', 'c', 'd']), 'candidates[0][1] is None; expected a string'),
+        (dict(sources=[], references=[], candidates=[]), 'nothing to score, the lists are empty'),
     ],
 )
 def test_wrong_arguments_are_named_with_their_place(change, message):
@@ -300,3 +305,36 @@ def test_official_files_with_bom_and_crlf(tmp_path):
     texts = read_official_outputs(tmp_path)
     assert [c[0].split() for c in texts[2]] == [['é', 'b']] * 2
     assert evaluate(*texts, bertscore_model=None)['n'] == 2
+
+
+LINE = '{"recover": "[CLS] a [SEP]", "reference": "[CLS] b [SEP]", "source": "[CLS] c [SEP]"}\n'
+
+
+@pytest.mark.parametrize(
+    'second, message',
+    [
+        (LINE + LINE[:20], 'b.json, line 2: not a line of JSON'),
+        (LINE + '{"recover": "a"}\n', 'line 2: expected an object'),
+        (LINE + '[1]\n', 'line 2: expected an object'),
+        (LINE, '1 lines'),
+        (LINE + LINE.replace('[CLS] c', '[CLS] x'), 'line 2: another source'),
+        (LINE + LINE.replace('[CLS] b', '[CLS] x'), 'line 2: another source or reference'),
+        ('\udcff\udcfe\n', 'line 1: not a line of JSON'),
+    ],
+)
+def test_official_files_that_are_wrong_are_named_with_their_line(tmp_path, second, message):
+    a, b = tmp_path / 'a.json', tmp_path / 'b.json'
+    a.write_text(LINE * 2)
+    assert read_official_outputs(a) == ([' c '] * 2, [' b '] * 2, [[' a ']] * 2)
+    b.write_bytes(second.encode('utf-8', 'surrogateescape'))
+    with pytest.raises(ValueError) as error:
+        read_official_outputs([a, b])
+    assert message in str(error.value)
+
+
+def test_official_files_that_are_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no [*].json'):
+        read_official_outputs(tmp_path)
+    (tmp_path / 'a.json').write_text('')
+    with pytest.raises(ValueError, match='empty'):
+        read_official_outputs(tmp_path)

@@ -209,6 +209,13 @@ def test_the_data_of_the_slider_say_the_same(writers, recipe, way):
     assert len(text.encode()) < 100_000
 
 
+def test_what_cannot_be_watched_is_refused(writers):
+    with pytest.raises(ValueError, match='nothing to watch'):
+        show_trace(writers['fast'], ' ')
+    with pytest.raises(ValueError, match='choose afterwards'):
+        show_trace(writers['fast'], 'a', n=2, mbr=True)
+
+
 # ---- the page where one types
 
 
@@ -269,6 +276,8 @@ def test_the_demo_refuses_other_hosts_paths_and_methods(demo):
     assert demo.server_address[0] == '127.0.0.1'
     with pytest.raises(ValueError, match='is in use; name another'):
         open_demo(demo.model, demo.server_port)
+    with pytest.raises(ValueError, match='cannot be opened'):
+        open_demo(demo.model, 70000)
 
 
 def test_a_browser_that_goes_elsewhere_is_no_error(demo, capfd):

@@ -230,7 +230,7 @@ class GPVAET5(Pretrained, WritesLeftToRight, TextModel):
         self,
         words,  # the words written last, (B,)
         cache: T5Cache,  # the source and the words before them
-        k: int,  # how many words were written before them
+        k: int,  # how many tokens stand before them, the start token included
     ) -> tuple:  # p(next word), (B, V), 0 for words that are never written; the cache with these words
         "Read one word, predict the next."
         if k == 0:
@@ -275,7 +275,7 @@ class GPVAET5(Pretrained, WritesLeftToRight, TextModel):
         return [decode(row, self.tokenizer) for row in ids.tolist()]
 
     def log_prob(self, sources, targets, batch_size=64):
-        """Refused: log p is the integral (K1) here.
+        """Refused: here log p of Eq. 4 is the integral (K1).
 
         Raises
         ------

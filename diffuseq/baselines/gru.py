@@ -161,7 +161,7 @@ class GRU(ReadsSourceOnce, LearnsNextWords, TextModel):
         self,
         words,  # the words written last, (B,)
         cache: RecurrentCache,  # the source, with the state before them
-        k: int,  # how many words were written before them; not needed here
+        k: int,  # how many tokens stand before them; not needed here
     ) -> tuple:  # p(next word), (B, V), 0 for words that are never written; the cache after these words
         "One factor of Eq. 4: read one word, predict the next."
         o, cache = self.net.read_target(words[:, None], cache)

@@ -123,7 +123,7 @@ class Transformer(ReadsSourceOnce, LearnsNextWords, TextModel):
         self,
         words,  # the words written last, (B,)
         cache: TransformerCache,  # the source and the words before them; these words are added
-        k: int,  # how many words were written before them; not needed here
+        k: int,  # how many tokens stand before them; not needed here
     ) -> tuple:  # p(next word), (B, V), 0 for words that are never written; the cache with these words
         "One factor of Eq. 4: read one word, predict the next."
         h = self.net.decode(words[:, None], cache, cache.past)
