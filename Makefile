@@ -18,6 +18,13 @@ N_EVAL ?= 300
 # texts for each source when a run is evaluated; 1: no choice among them, no diversity
 CANDIDATES ?= 5
 PROCESSES ?= 1
+# recipes that `make reproduce` compares, as `fast, gru, levt`; none: all of them
+MODELS ?=
+# of its runs, as `0, 1`
+SEEDS ?= 0
+# where the runs of `make reproduce` are kept, and where its records and pictures go
+RUNS ?= runs/compare$(if $(filter-out cpu,$(PROFILE)),-$(PROFILE))
+INTO ?= $(if $(filter smoke,$(PROFILE)),runs/reproduce-$(notdir $(TASK))/figures,figures)
 NAME ?= $(notdir $(TASK))$(if $(filter-out fast,$(RECIPE)),-$(RECIPE))$(if $(filter-out cpu,$(PROFILE)),-$(PROFILE))
 
 SENTENCES = 'Your men shall fall by the sword, and your mighty in the war.' 'The blind and the lame came to him in the temple, and he healed them.' \
@@ -33,9 +40,15 @@ PAPERMILL = $(PY) -m papermill -k python3 --cwd . --no-progress-bar --log-level 
 # with several processes each keeps its own executed notebook; the first one's is train.ipynb
 TRAIN = $(PAPERMILL) nbs/experiments/train.ipynb "$(RUN)/train$$(test $${RANK:-0} = 0 || echo .$$RANK).ipynb" \
 	-r task "$(TASK)" -r recipe "$(RECIPE)" -r profile "$(PROFILE)" -r run_dir "$(RUN)" $(FILES) $(BEGIN) -p minutes $(MINUTES)
+# settings of `make reproduce`, as YAML
+REPRODUCE = {task: "$(TASK)", profile: $(PROFILE), minutes: $(MINUTES), seeds: [$(SEEDS)], runs: "$(RUNS)", into: "$(INTO)", \
+	models: $(if $(MODELS),[$(MODELS)],null), data_dir: $(if $(DATA_DIR),"$(DATA_DIR)",null), \
+	n_eval: $(call asked,N_EVAL), candidates: $(call asked,CANDIDATES)}
+# a variable that somebody set; otherwise each notebook has its own
+asked = $(if $(filter file,$(origin $1)),null,$($1))
 LAUNCH = $(PY) -m accelerate.commands.launch --multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: help run demo test train evaluate notebook docs clean
+.PHONY: help run demo test train evaluate reproduce notebook docs clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -44,6 +57,7 @@ help:
 	@echo 'make test                 set up, check that exports and notebooks are current, run every notebook and test'
 	@echo 'make train [TASK= PROFILE= RECIPE= NAME= MINUTES= PROCESSES= DATA_DIR= START= ENCODER=]   train into runs/NAME; again: resume or extend'
 	@echo 'make evaluate [NAME= N_EVAL=]   measure runs/NAME on held-out pairs'
+	@echo 'make reproduce [TASK= PROFILE= MINUTES= MODELS= SEEDS= RUNS= DATA_DIR=]   compare the models, make the tables and figures of the paper, report'
 	@echo 'make notebook             open JupyterLab'
 	@echo 'make docs                 render the site into _docs/html'
 	@echo 'make clean                remove what was rendered and built; runs, data and .venv stay'
@@ -78,6 +92,10 @@ endif
 
 evaluate: $(STAMP)
 	$(PAPERMILL) nbs/experiments/evaluate.ipynb "$(RUN)/evaluate.ipynb" -r run_dir "$(RUN)" $(FILES) -p n_eval $(N_EVAL) -p candidates $(CANDIDATES)
+
+# with one thread, as in the records; a notebook that fails is passed by, and the exit status says so
+reproduce: $(STAMP)
+	@OMP_NUM_THREADS=1 $(PY) -c 'import sys, yaml; from diffuseq.runs import reproduce; sys.exit(len(reproduce(**yaml.safe_load(sys.argv[1]))))' '$(REPRODUCE)'
 
 test: $(STAMP)
 	@$(PY) .ci/check.py

@@ -49,7 +49,7 @@ def draw_hidden(
     share = torch.rand(B, 1, generator=generator)
     order = torch.rand(B, n, generator=generator)
     first = order.masked_fill(~valid, 2.0).argmin(1)
-    order[torch.arange(B), first] = -1.0  # one token of a subset is noised in any case
+    order[torch.arange(B), first] = -1.0  # at least one token of a subset is always noised
     subset = order < share
     suffix = torch.arange(n) >= (share * valid.sum(1, keepdim=True)).floor()
     hidden = torch.where(kind == 0, True, torch.where(kind == 1, subset, suffix))
@@ -94,10 +94,10 @@ def draw_levels(
 # %% ../nbs/16_levels.ipynb #77254233
 def draw_length_known(
     block_index,  # block of each position, (B, n)
-    share: float,  # of the examples word by word from the left whose length is unknown
+    share: float,  # of the examples in single words left to right, those whose length is withheld
     generator=None,  # torch.Generator on the CPU
 ) -> torch.Tensor:  # bool (B,)
-    "Which examples are length-conditioned (V8): a part of those word by word from the left, and all others."
+    "Which examples are length-conditioned (V8): some of those in single words left to right, and all others."
     words = (block_index == torch.arange(block_index.shape[1], device=block_index.device)).all(1)
     told = torch.rand(len(block_index), generator=generator) >= share
     return ~words | told.to(block_index.device)
@@ -108,7 +108,7 @@ def log_sigma_grid(
     alpha_bar,  # (T+1,) float64
     config,  # a BlockConfig: sigma_min, sigma_max, noise_factor
 ) -> list:  # steps + 1 decreasing integers, the first T, the last 0
-    """Times that a generation visits, from T to 0, even in log sigma between the bounds of V4.
+    """Times that a generation visits, from T to 0, evenly spaced in log sigma between the bounds of V4.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def log_sigma_grid(
     sigma = torch.logspace(hi, lo, max(steps - 1, 1), dtype=torch.float64)[: steps - 1]
     grid = [T]
     for k, t in enumerate(nearest_step(sigma, alpha_bar, config.noise_factor).tolist()):
-        grid.append(max(min(t, grid[-1] - 1), steps - 1 - k))  # below the last time, with room for the rest
+        grid.append(max(min(t, grid[-1] - 1), steps - 1 - k))  # below the previous time, with room for the rest
     return grid + [0]
 
 # %% ../nbs/16_levels.ipynb #93d1e5a2

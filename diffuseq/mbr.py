@@ -50,7 +50,7 @@ def bleu(
     hypothesis: str,  # the text that is judged
     references,  # one text, or several
 ) -> float:  # 0..1
-    """Sentence BLEU of a text, split at blanks, with smoothing method 4: the value of NLTK. Eq. M3, M4.
+    """Sentence BLEU of a text, split at blanks, with smoothing method 4, as NLTK computes it. Eq. M3, M4.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def bleu_matrix(
 def mbr_index(
     scores: np.ndarray,  # (k, k) of `bleu_matrix`
 ) -> int:  # which candidate
-    """The candidate of greatest summed BLEU against the others, the first of several. Eq. M2.
+    """The candidate with the greatest summed BLEU against the others, the first of ties. Eq. M2.
 
     Raises
     ------

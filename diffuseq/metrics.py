@@ -106,7 +106,7 @@ def find_encoder(
 def quiet_transformers():
     """transformers without its progress bar and without its report on the layers that are left out.
 
-    The previous settings are restored at the end, also after an error.
+    The previous settings are restored at the end, even after an error.
     """
     from transformers import logging
 
@@ -161,7 +161,7 @@ def bertscore(
     device=None,  # of torch; None: a GPU if there is one
     batch_size=64,  # texts in one pass
 ) -> np.ndarray:  # (n,) F, at most 1; 0 for an empty text
-    "BERTScore F of each candidate, the best over its references, without idf and rescaling. Eq. E2."
+    "BERTScore F of each candidate, the best over its references, without idf or rescaling. Eq. E2."
     import torch
     from bert_score.utils import bert_cos_score_idf
 
@@ -184,7 +184,7 @@ def bertscore(
 
 # %% ../nbs/26_metrics.ipynb #e2beeffd
 def distinct_1(text: str) -> float:  # 0..1
-    "Share of different words among the words of a text; 0 for an empty one. Eq. E3."
+    "Share of distinct words among the words of a text; 0 for an empty one. Eq. E3."
     words = text.split()
     return len(set(words)) / len(words) if words else 0.0
 
@@ -192,7 +192,7 @@ def distinct_1(text: str) -> float:  # 0..1
 def div_4(
     candidates: list,  # texts for one source
 ) -> float:  # 0..1
-    "Share of different 4-grams among the 4-grams of all candidates together; 0 if there are none. Eq. E3."
+    "Share of distinct 4-grams among the 4-grams of all candidates together; 0 if there are none. Eq. E3."
     grams = [g for w in map(str.split, candidates) for g in zip(w, w[1:], w[2:], w[3:])]
     return len(set(grams)) / len(grams) if grams else 0.0
 
@@ -222,7 +222,7 @@ def _ratio(a, b, empty):
 
 # %% ../nbs/26_metrics.ipynb #af3665e6
 def _sari_row(source, references, candidate):
-    "SARI of one sentence (Eq. E5); for Eq. E6 the counts right, done and wanted of each n and operation, (4, 3, 3)."
+    "SARI of one sentence (Eq. E5), and for Eq. E6 the counts right, done and wanted by n and operation, (4, 3, 3)."
     total, sums = 0.0, []
     for s, c, r in _operations(source, references, candidate):
         keep, stays = s & c, s & r
@@ -414,7 +414,7 @@ def evaluate(
 
     Of several candidates MBR picks the one that is scored, and `*_single` scores the first. An empty text scores 0.
     The keys: bleu rouge_l bertscore dist_1 self_bleu div_4 (0-1), length (words), sacrebleu sari sari_corpus (0-100),
-    the same with _single, n, n_empty, signatures.
+    all but self_bleu and div_4 also with _single; n, n_empty, signatures.
 
     Raises
     ------
@@ -475,7 +475,7 @@ def nearest_neighbour(
     train_targets: list,  # as many
     sources: list,  # (n,) texts
 ) -> list:  # (n,) one training target for each source
-    """Target of the training source nearest in TF-IDF cosine (first of equals; the first pair if no word is known).
+    """Target of the training source nearest in TF-IDF cosine (the first of ties; the first pair if no word is known).
 
     Raises
     ------
@@ -571,7 +571,7 @@ def results_table(
 # %% ../nbs/26_metrics.ipynb #5c5e258b
 def _official_texts(
     row,  # one decoded line
-) -> tuple:  # source, reference, output without markers; None if it is not such a row
+) -> tuple:  # source, reference, output without special tokens; None if it is not such a row
     texts = [row.get(f) for f in ('source', 'reference', 'recover')] if isinstance(row, dict) else [None]
     if not all(isinstance(t, str) for t in texts):
         return None
@@ -580,12 +580,12 @@ def _official_texts(
 
 
 def _official_lines(path):
-    """Source, reference and output of each line, markers removed.
+    """Source, reference and output of each line, special tokens removed.
 
     Raises
     ------
     ValueError
-        If a line is something else; file and line are named.
+        If a line holds anything else; the message names file and line.
     """
     rows = []
     with open(path, 'rb') as lines:
@@ -613,7 +613,7 @@ def read_official_outputs(
     FileNotFoundError
         If there is no file to read.
     ValueError
-        If a file is empty, holds other lines or other pairs than the first; file and line are named.
+        If a file is empty, has a malformed line, or holds other pairs than the first; the message names file and line.
     """
     if isinstance(paths, (str, Path)):
         folder = Path(paths)

@@ -83,12 +83,12 @@ def round_nll(
 # %% ../nbs/05_objective.ipynb #76e93a87
 def step_plan(
     alpha_bar: Tensor,  # signal power left, (T+1,) float64
-    grid: Tensor,  # increasing steps of the chain: one transition less
+    grid: Tensor,  # increasing steps of the chain; it has one transition fewer
     size: tuple,  # (draws, B)
-    samples: int = None,  # S, the strata; None: every transition once, S is their number
+    samples: int = None,  # S, number of strata; None: every transition once, and S is their number
     generator=None,  # torch.Generator on the CPU
     factor: float = 1.0,  # F
-) -> tuple:  # places of the transitions in the grid, (S, draws, B), and their weights in the sum, float64
+) -> tuple:  # indices of the transitions in the grid, (S, draws, B), and their weights in the sum, float64
     "Which terms of the sum in Eq. 15 are computed: all with weight 1, or a stratified draw, unbiased for the sum (O6)."
     n = len(grid) - 1
     if samples is None or n == 0:
@@ -122,7 +122,7 @@ def _check_chain(grid, alpha_bar, draws, samples):
 
 # %% ../nbs/05_objective.ipynb #8d493fb9
 def _collect(step, ends, grid, index, weight, device):
-    "Fill in every planned term and add up."
+    "Fill in every planned term and add them up."
     S, draws, B = index.shape
     grid = grid.to(device)
     index = index.to(device)

@@ -25,7 +25,7 @@ def ddpm_step(
     large: bool = False,  # variance beta instead of the posterior's
     **_,
 ):
-    "An ancestral step (Eq. 12): a draw from the posterior of Eq. 14 with the prediction in the place of z_0."
+    "An ancestral step (Eq. 12): a draw from the posterior of Eq. 14 with the prediction in place of z_0."
     var = 1 - alpha_bar_t / alpha_bar_s if large else posterior_coefs(alpha_bar_t, alpha_bar_s)[2]
     std = factor * (var * (alpha_bar_s < 1)).sqrt().to(z_t)
     return posterior_mean(z_t, z_0, alpha_bar_t, alpha_bar_s, absorb=absorb) + std * noise
@@ -109,7 +109,7 @@ def check_steps(
     steps: int,  # network evaluations
     T: int,  # diffusion steps
 ):
-    """Refuse a number of steps that a chain of T does not have.
+    """Refuse a number of steps outside 1..T.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def even_grid(
     steps: int,  # network evaluations
     T: int,  # diffusion steps
 ) -> list:  # steps + 1 decreasing integers, the first T, the last 0
-    """Times that a generation visits, even in t.
+    """Times that a generation visits, evenly spaced in t.
 
     Raises
     ------
@@ -202,7 +202,7 @@ class RowNoise:
         self,
         seed: int,
         keys,  # of the rows: (source, candidate)
-        lengths,  # positions of each row that draw, list of int
+        lengths,  # positions of each row that get noise, list of int
         device='cpu',
     ):
         self.lengths, self.device = lengths, device

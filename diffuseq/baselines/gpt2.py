@@ -77,7 +77,7 @@ def separator_of(
 # %% ../../nbs/baselines/gpt2.ipynb #df195f5b
 def with_adapters(
     net,  # a network of the library transformers; changed in place
-    rank: int,  # r of (L2); 0: none
+    rank: int,  # r of (Q2); 0: none
 ) -> torch.nn.Module:  # the same; with adapters only these are trained
     """Low-rank adapters at every matrix of the blocks (Hu et al. 2022).
 
@@ -172,7 +172,7 @@ class GPT2(Pretrained, WritesLeftToRight, TextModel):
         batch: dict,  # of `batch`
         generator=None,  # not used
     ) -> dict:  # loss, nats a word; its parts
-        "Mean cross-entropy of the next word of the target; the source is given (L1)."
+        "Mean cross-entropy of the next word of the target; the source is given (Q1)."
         s, y, where = self.scores(batch)
         loss = torch.nn.functional.cross_entropy(s.float(), y[where])
         return dict(loss=loss, parts=[(loss, len(s))])
