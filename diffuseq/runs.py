@@ -34,9 +34,11 @@ def ways(
     ValueError
         If nothing is known of the recipe.
     """
+    beams = dict(beam=5), dict(beam=candidates, groups=candidates)
     known = {
         'fast': {
             'DiffuSeq, left to right': ({}, DRAWN),
+            'DiffuSeq, left to right, diverse beams': beams,
             'DiffuSeq, by confidence': (dict(order='confidence'), dict(order='confidence') | DRAWN),
             'DiffuSeq, parallel': (dict(order='parallel'), dict(order='parallel')),
         },
@@ -45,7 +47,7 @@ def ways(
         'gru': {'GRU-attention': ({}, DRAWN)},
         'transformer': {
             'Transformer': ({}, DRAWN),
-            'Transformer, diverse beams': (dict(beam=5), dict(beam=candidates, groups=candidates)),
+            'Transformer, diverse beams': beams,
         },
         'gpt2': {'GPT-2': ({}, DRAWN)},
         'gpvae-t5': {'GPVAE-T5': (dict(latent_scale=0.0), {})},
@@ -459,10 +461,10 @@ def reproduce(
     root = repository()
     has = {name: declared(root / f'nbs/experiments/{name}.ipynb') for name in notebooks}
     every = set().union(*has.values())
-    if unknown := sorted(parameters.keys() - every):
+    asked = {k: v for k, v in parameters.items() if v is not None}
+    if unknown := sorted(asked.keys() - every):
         raise ValueError(f'no notebook has a parameter {unknown[0]}{suggestion(unknown[0], every)}')
     known = dict(task=task, tasks=[task], profile=profile, minutes=minutes, runs=runs, into=into)
-    asked = {k: v for k, v in parameters.items() if v is not None}
     models = asked.get('models') or has.get('compare', {}).get('models', [])
     folder = root / 'runs' / f'reproduce-{Path(task).name}'
     times = folder / 'seconds.json'
@@ -490,7 +492,7 @@ def reproduce(
 def _sizes(name, profile):
     "How much a notebook judges if a call does not say it: compare as it stands is tiny, the others are not."
     if profile == 'smoke':
-        return dict(n_eval=8, candidates=2)
+        return dict(n_eval=8, candidates=2, n_timed=4)
     return dict(n_eval=300, candidates=10, bertscore='auto') if name == 'compare' else {}
 
 
