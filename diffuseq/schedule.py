@@ -16,9 +16,9 @@ def discretise(
     max_beta: float = 0.999,  # no step may remove more than this share of the signal power
 ) -> torch.Tensor:  # alpha_bar, (T+1,) float64, alpha_bar[0] = 1
     "The schedule whose alpha-bar follows f(t/T)/f(0), with every beta clipped (Eq. S2)."
-    f_u = f(torch.linspace(0, 1, T + 1, dtype=torch.float64))
+    f_u = f(torch.linspace(0, 1, T + 1, dtype=torch.float64, device='cpu'))
     beta = (1 - f_u[1:] / f_u[:-1]).clamp(max=max_beta)
-    return torch.cat([torch.ones(1, dtype=torch.float64), (1 - beta).cumprod(0)])
+    return torch.cat([torch.ones(1, dtype=torch.float64, device='cpu'), (1 - beta).cumprod(0)])
 
 # %% ../nbs/02_schedule.ipynb #1e53d892
 def sqrt_schedule(T):
@@ -33,8 +33,8 @@ def cosine_schedule(T):
 # %% ../nbs/02_schedule.ipynb #41028e49
 def linear_schedule(T):
     "The schedule of DDPM: beta grows evenly from 0.1/T to 20/T, clipped at 0.999 (Eq. S4)."
-    beta = torch.linspace(0.1 / T, 20 / T, T, dtype=torch.float64).clamp(max=0.999)
-    return torch.cat([torch.ones(1, dtype=torch.float64), (1 - beta).cumprod(0)])
+    beta = torch.linspace(0.1 / T, 20 / T, T, dtype=torch.float64, device='cpu').clamp(max=0.999)
+    return torch.cat([torch.ones(1, dtype=torch.float64, device='cpu'), (1 - beta).cumprod(0)])
 
 # %% ../nbs/02_schedule.ipynb #1ac3acdb
 SCHEDULES = dict(sqrt=sqrt_schedule, linear=linear_schedule, cosine=cosine_schedule)

@@ -149,7 +149,9 @@ def test_unknown_parameters_and_other_places_are_refused(odd, tmp_path_factory):
 def test_make_passes_everything_on(odd):
     "The line that make prints, executed where two of the notebooks are: the others are not there, so it must fail."
     told = ['TASK=my pairs', 'PROFILE=smoke', 'MINUTES=0.5', 'MODELS=fast, gru', 'SEEDS=0, 1', 'DATA_DIR=here']
-    made = subprocess.run(['make', '-n', 'reproduce', *told], cwd=root, capture_output=True, text=True, check=True)
+    alone = {k: v for k, v in os.environ.items() if k not in ('MAKEFLAGS', 'MFLAGS', 'MAKELEVEL')}  # not `make test`'s
+    how = dict(cwd=root, env=alone, capture_output=True, text=True, check=True)
+    made = subprocess.run(['make', '-n', 'reproduce', *told], **how)
     line = made.stdout.strip().splitlines()[-1].replace('.venv/bin/python', shlex.quote(sys.executable))
     p = subprocess.run(line, cwd=odd, shell=True, capture_output=True, text=True)
     assert p.returncode not in (0, 127) and '1 of 10 notebooks done' in p.stderr, p.stderr

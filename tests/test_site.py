@@ -134,7 +134,7 @@ def test_the_reference_describes_every_public_name_and_links_both_ways(site):
 
 def test_the_reference_says_what_parameters_and_settings_mean(site):
     text = re.sub(r'<[^>]+>', '', site['reference/block.html'].text)
-    for said in ('of the choice of words; 0: the most probable', 'For sources, numbers or settings that cannot be'):
+    for said in ('of the choice of words; 0: the most probable', 'For invalid sources, numbers or settings'):
         assert said in text  # a comment beside a parameter; a section Raises
     assert 'sub-words of x at most' in re.sub(r'<[^>]+>', '', site['reference/config.html'].text)
 

@@ -650,7 +650,7 @@ def test_two_trainings_in_one_folder(tmp_path):
     finally:
         p.kill()
         p.join()
-    so_far = tiny.numbers(tmp_path / 'run')['update'] if (tmp_path / 'run' / 'last').exists() else 0
+    so_far = tiny.numbers(tmp_path / 'run')['update'] if (tmp_path / 'run/last/state.safetensors').exists() else 0
     assert tiny.train(tmp_path / 'run', c, so_far + 2)[1]['update'] == so_far + 2  # a killed one leaves it open
 
 
