@@ -1,6 +1,6 @@
 "The tables of the experiments and the chain that makes them: tiny models, notebooks that fail, odd records."
 
-import ast, json, shlex, shutil, subprocess, sys, time
+import ast, json, os, shlex, shutil, subprocess, sys, time
 from contextlib import chdir
 from pathlib import Path
 import IPython.display, nbformat, pytest
