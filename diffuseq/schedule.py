@@ -18,7 +18,7 @@ def discretise(
     "The schedule whose alpha-bar follows f(t/T)/f(0), with every beta clipped (Eq. S2)."
     f_u = f(torch.linspace(0, 1, T + 1, dtype=torch.float64, device='cpu'))
     beta = (1 - f_u[1:] / f_u[:-1]).clamp(max=max_beta)
-    return torch.cat([torch.ones(1, dtype=torch.float64, device='cpu'), (1 - beta).cumprod(0)])
+    return torch.nn.functional.pad((1 - beta).cumprod(0), (1, 0), value=1.0)
 
 # %% ../nbs/02_schedule.ipynb #1e53d892
 def sqrt_schedule(T):
@@ -34,7 +34,7 @@ def cosine_schedule(T):
 def linear_schedule(T):
     "The schedule of DDPM: beta grows evenly from 0.1/T to 20/T, clipped at 0.999 (Eq. S4)."
     beta = torch.linspace(0.1 / T, 20 / T, T, dtype=torch.float64, device='cpu').clamp(max=0.999)
-    return torch.cat([torch.ones(1, dtype=torch.float64, device='cpu'), (1 - beta).cumprod(0)])
+    return torch.nn.functional.pad((1 - beta).cumprod(0), (1, 0), value=1.0)
 
 # %% ../nbs/02_schedule.ipynb #1ac3acdb
 SCHEDULES = dict(sqrt=sqrt_schedule, linear=linear_schedule, cosine=cosine_schedule)
