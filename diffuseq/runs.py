@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DRAWN', 'NUMBERS', 'CHAIN', 'repository', 'command', 'ways', 'splits', 'digest_of_json', 'judges', 'check_same',
            'run_folder', 'find_run', 'load_run', 'train_run', 'runs_of', 'kept', 'written', 'median_seconds',
-           'find_record', 'open_record', 'paper_rows', 'check_numbers', 'ways_of', 'lead', 'verdict', 'save_figure',
-           'apart', 'name_ends', 'declared', 'clock', 'Progress', 'execute', 'reproduce']
+           'find_record', 'open_record', 'paper_rows', 'check_numbers', 'ways_of', 'lead', 'verdict', 'between',
+           'save_figure', 'apart', 'name_ends', 'declared', 'clock', 'Progress', 'execute', 'reproduce']
 
 # %% ../nbs/33_runs.ipynb #d1a70005
 import ast, hashlib, json, os, re, shlex, sys, threading, time, traceback
@@ -447,6 +447,19 @@ def verdict(
     if not found['clear']:
         return f'not told apart by {len(a)} pairs {interval}'
     return f'{"ahead" if found["low"] > 0 else "behind"} by {abs(found["difference"]):.3f} {interval}'
+
+# %% ../nbs/33_runs.ipynb #d1a70061
+def between(
+    points: list,  # of settings: dicts with div_4 and the scores, (n,) each
+    x: float,  # a mean of div_4
+    what: str,  # name of the scores
+) -> np.ndarray:  # (n,)
+    "Scores of every source where a line of settings has div-4 `x`: linear between the two settings beside it."
+    points = sorted(points, key=lambda p: np.mean(p['div_4']))
+    places = [float(np.mean(p['div_4'])) for p in points]
+    k = int(np.searchsorted(places, x).clip(1, len(points) - 1))
+    share = (x - places[k - 1]) / (places[k] - places[k - 1])
+    return (1 - share) * np.array(points[k - 1][what]) + share * np.array(points[k][what])
 
 # %% ../nbs/33_runs.ipynb #d1a70041
 def save_figure(
