@@ -41,7 +41,6 @@ class BertDenoiser(nn.Module):
             hidden_dropout_prob=config.dropout,
             attention_probs_dropout_prob=0.1 if config.dropout else 0.0,
         )
-        bert._attn_implementation = 'sdpa'
         self.d = d
         self.word_embedding = nn.Embedding(vocab_size, d)
         self.lm_head = nn.Linear(d, vocab_size)
@@ -66,6 +65,8 @@ class BertDenoiser(nn.Module):
         tau = timestep_embedding(time, self.time_embed[0].in_features).to(self.LayerNorm.weight.dtype)
         h = self.input_up_proj(z) if projects else z
         h = h + self.position_embeddings.weight[: z.shape[1]] + self.time_embed(tau)[:, None]
+        # on a processor the fused kernel's backward pass is slow for short windows
+        self.input_transformers.config._attn_implementation = 'sdpa' if z.is_cuda else 'eager'
         h = self.input_transformers(self.dropout(self.LayerNorm(h))).last_hidden_state
         return self.output_down_proj(h) if projects else h
 
