@@ -4,21 +4,26 @@
 
 # %% auto #0
 __all__ = ['DRAWN', 'NUMBERS', 'CHAIN', 'repository', 'command', 'ways', 'splits', 'digest_of_json', 'judges', 'check_same',
-           'run_folder', 'find_run', 'load_run', 'train_run', 'runs_of', 'kept', 'written', 'median_seconds',
-           'find_record', 'open_record', 'paper_rows', 'check_numbers', 'ways_of', 'lead', 'verdict', 'between',
-           'save_figure', 'apart', 'name_ends', 'declared', 'clock', 'Progress', 'execute', 'reproduce']
+           'run_folder', 'find_run', 'load_run', 'train_run', 'runs_of', 'state_bytes', 'saved_bytes', 'training_cost',
+           'cost_in_words', 'kept', 'written', 'median_seconds', 'find_record', 'open_record', 'paper_rows',
+           'check_numbers', 'ways_of', 'lead', 'verdict', 'between', 'save_figure', 'apart', 'name_ends', 'declared',
+           'clock', 'Progress', 'execute', 'reproduce']
 
 # %% ../nbs/33_runs.ipynb #d1a70005
 import ast, hashlib, json, os, re, shlex, sys, threading, time, traceback
 from contextlib import contextmanager
 from pathlib import Path
-import numpy as np
+from unittest.mock import patch
+import numpy as np, torch
+from . import two_stream
 from .config import make_config
 from .core import read_json, suggestion, write_atomic
 from .corpora import normalize_texts
 from .data import load_pairs, spread
 from .hub import begin_model, load_model
 from .metrics import bootstrap_interval, references_of
+from .text import encode_pairs, train_batches
+from .training import backward_pass, make_accelerator, make_optimizers
 
 # %% ../nbs/33_runs.ipynb #d1a70051
 def repository() -> Path:
@@ -258,6 +263,88 @@ def runs_of(
         if optional and (run_folder(folder, task, optional, seed) / 'trained.json').is_file():
             model, about = load_run(folder, task, optional, seed)
             yield model, run_folder(folder, task, optional, seed), about
+
+# %% ../nbs/33_runs.ipynb #d1a70071
+def state_bytes(model) -> int:  # float32
+    "Bytes of weights, gradient and averaged weights, and of what the optimisers remember (R2)."
+    sizes = lambda parameters: sum(p.numel() for p in parameters)
+    remembered = 0
+    for optimizer in make_optimizers(model, model.config):
+        own = [p for group in optimizer.param_groups for p in group['params']]
+        remembered += sizes(own) * (2 if isinstance(optimizer, torch.optim.AdamW) else 1)
+    return 4 * (3 * sizes(model.parameters()) + remembered)
+
+
+def saved_bytes(
+    model,
+    rows: list,  # of {src_ids, trg_ids}
+) -> int:  # float32
+    "Bytes that the forward pass keeps for the backward pass, with attention fused as on a GPU."
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def pack(x):
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        with patch.object(two_stream, 'attend', two_stream.attend_fused):
+            loss = model(model.batch(rows), torch.Generator().manual_seed(0))['loss']
+    del loss
+    return sum(kept.values())
+
+
+def training_cost(
+    model,
+    train,  # pairs
+    device: str = None,  # 'cpu' or 'cuda'; None: the best available
+) -> dict:  # pairs of an update and of a pass; seconds of an update; bytes: states, activations
+    "What a training takes, from a pass over at most 16 pairs of its first batch; weights and random numbers are kept."
+    encoded = encode_pairs(train, model.tokenizer, model.window)
+    rows = next(train_batches(encoded, model.window, model.config.seed))
+    some = rows[:16]
+    at_once = min(model.config.micro_batch or len(rows), len(rows))
+    accelerator = make_accelerator(model.config, device)
+    with torch.random.fork_rng():
+        model.train().to('cpu')
+        activations = saved_bytes(model, some) / len(some) * at_once
+        model.to(accelerator.device)
+        seconds = min(_seconds_of_pass(model, some, accelerator) for _ in range(2))
+    model.zero_grad(set_to_none=True)
+    out = dict(pairs=len(rows), at_once=at_once, seconds=seconds / len(some) * len(rows))
+    return out | dict(states=state_bytes(model), activations=activations, device=accelerator.device.type)
+
+
+def _seconds_of_pass(model, rows, accelerator):
+    "Seconds of a gradient."
+    begun = time.perf_counter()
+    backward_pass(model, rows, accelerator, torch.Generator().manual_seed(0))
+    if accelerator.device.type == 'cuda':
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def cost_in_words(
+    cost: dict,  # of `training_cost`
+    minutes: float = None,  # limits of the training
+    max_updates: int = None,
+) -> str:
+    "What a training takes, in two sentences; estimates."
+    piece = f', {cost["at_once"]} at once' if cost['at_once'] < cost['pairs'] else ''
+    text = (
+        f'An update has {cost["pairs"]} pairs{piece} and takes about {cost["seconds"]:.2g} s on this {cost["device"]}'
+    )
+    limits = (
+        [] if max_updates is None else [f'{max_updates:,} updates about {max_updates * cost["seconds"] / 60:.2g} min']
+    )
+    if minutes is not None:
+        limits.append(f'{minutes:g} minutes are about {60 * minutes / cost["seconds"]:,.0f} updates')
+    memory = (
+        f'Memory: {cost["states"] / 1e9:.2g} GB of states, at most {cost["activations"] / 1e9:.2g} GB of activations'
+    )
+    return f'{"; ".join([text, *limits])}. {memory} (estimates).'
 
 # %% ../nbs/33_runs.ipynb #d1a7000f
 def kept(
