@@ -15,7 +15,8 @@ root = Path(__file__).resolve().parents[1]
 slow = pytest.mark.skipif(not os.environ.get('SLOW'), reason='takes minutes in all; SLOW=1 runs it')
 # a clean server imports once and forks: real processes that start at once
 processes = multiprocessing.get_context('forkserver')
-processes.set_forkserver_preload(['tiny', 'torch.utils.tensorboard'])
+networks = [f'transformers.models.{m}.modeling_{m}' for m in ('bert', 'gpt2', 'pegasus', 't5')]
+processes.set_forkserver_preload(['tiny', 'torch.utils.tensorboard', 'accelerate.data_loader', *networks])
 os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(root / 'tests'), os.environ.get('PYTHONPATH')]))
 
 LEFT = ('autoregressive', 'gru', 'transformer', 'gpt2')  # recipes whose models write from the left and do nothing else
