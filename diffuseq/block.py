@@ -24,9 +24,9 @@ from diffuseq.base import (
 )
 from .config import BlockConfig
 from .core import evaluating, seed_of
-from .decoding import choose_words, encode_candidates, unmask, write_texts
+from .decoding import WINDOW, choose_words, encode_candidates, unmask, write_blocks, write_texts
 from .forward import input_scale, q_sample
-from .levels import draw_length_known, draw_levels, time_grid
+from .levels import draw_levels, draw_targets, time_grid
 from .paper import on_device
 from .sampling import RowNoise, pairs_of, sample
 from .text import decode
@@ -107,7 +107,12 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         c = self.config
         net = self.net
         x, x_pad, y, y_pad = split_batch(batch)
-        t, block_index = (a.to(y.device) for a in draw_levels(~y_pad.cpu(), c, self.schedule, generator))
+        if c.levels == 'blocks':
+            drawn = draw_targets(~y_pad.cpu(), c, self.schedule, generator)
+            t, block_index, written, length_known = (a.to(y.device) for a in drawn)
+            y, length, y_pad = self.with_ends(y, written), (~y_pad).sum(1), ~written
+        else:
+            t, length = draw_levels(~y_pad.cpu(), c, self.schedule, generator).to(y.device), (~y_pad).sum(1)
         emb = net.table()[y]
         cache = net.encode_source(x, x_pad)
         clean = net.drop_words(emb)
@@ -116,15 +121,19 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         z = q_sample(emb, t, self.alpha_bar, everywhere, noise, factor=c.noise_factor, absorb=self.absorb)
         z = self.scaled(z, t)
         if c.levels == 'blocks':
-            length_known = draw_length_known(block_index, c.eos_share, generator)
             h = net.two_streams(clean, z, t, cache, y_pad, block_index, length_known)
         else:
             h, _ = net.read_target(z, t, cache, y_pad)
         nll = net.token_nll(h, y, t > 0, cache)
         words = nll.mean()
-        length = F.cross_entropy(net.length_logits(cache).float(), (~y_pad).sum(1))
+        length = F.cross_entropy(net.length_logits(cache).float(), length)
         parts = [(words, len(nll)), (c.length_weight * length, len(y))]
         return dict(loss=words + c.length_weight * length, parts=parts, words=words.detach(), length=length.detach())
+
+    def with_ends(self, y, written):
+        "Targets, (B, N), with end tokens where `written` goes beyond their own words."
+        y = F.pad(y, (0, written.shape[1] - y.shape[1]), value=self.tokenizer.pad_token_id)
+        return torch.where(written & (y == self.tokenizer.pad_token_id), self.tokenizer.sep_token_id, y)
 
     # ---- how it writes
 
@@ -135,14 +144,15 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         mbr: bool = False,  # choose among them by minimum Bayes risk (10_mbr)
         rerank: bool = False,  # or choose the most probable per token
         *,
-        order: str = None,  # 'left-to-right', 'confidence', 'parallel'; None, here and below: as in `decoding`
+        order: str = None,  # see `ORDERS` of 20_config; None, here and below: as in `decoding`
         end: str = None,  # left to right: 'eos', the model writes its end, or 'predicted', the length comes first
         beam: int = None,  # left to right, end 'eos': width of the beam
         groups: int = None,  # of beams, for diverse search (G11)
         diversity: float = None,  # lambda of (G11)
         top_p: float = None,  # left to right, end 'eos': draw from the most probable words that have this probability
         temperature: float = None,  # of the choice of words; 0: the most probable
-        steps: int = None,  # by confidence and parallel: network evaluations
+        steps: int = None,  # of all orders but left to right: network evaluations, at most
+        entropy_bound: float = None,  # semi-autoregressive: nats of words that one call writes (G12)
         sampler: str = None,  # parallel: 'ddpm', 'ddim', 'dpmpp', 'renoise' (09_sampling)
         variance: str = None,  # parallel, ddpm: 'posterior' or 'large'
         eta: float = None,  # parallel, ddim: 0 deterministic, 1 ancestral
@@ -157,7 +167,8 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         """Texts for `sources`; '' for an empty one.
 
         At temperature 0 a left-to-right text is the best of its beam, and n candidates are the n best of a beam of at
-        least n (G10). With a predicted length, the candidates take the n most probable lengths.
+        least n (G10). In the other orders, and with a predicted length, the candidates take the n most probable
+        lengths; semi-autoregressive texts only expect them, and end by themselves.
 
         Raises
         ------
@@ -166,7 +177,7 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         """
         beam = beams_for(groups, self.decoding) if beam is None else beam
         given = dict(order=order, end=end, beam=beam, groups=groups, diversity=diversity, top_p=top_p)
-        given |= dict(temperature=temperature, steps=steps, sampler=sampler)
+        given |= dict(temperature=temperature, steps=steps, entropy_bound=entropy_bound, sampler=sampler)
         given |= dict(variance=variance, eta=eta, rounding=rounding)
         decoding = self.decoding.updated(**given, **renamed)
         self.check_taught(decoding)
@@ -198,6 +209,8 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
             raise ValueError(
                 "generate: this model was always told its length and cannot end by itself: end 'predicted'"
             )
+        if decoding.order == 'semi-autoregressive' and not c.ends:
+            raise ValueError('generate: this model was always told its length and cannot end by itself: another order')
         if decoding.uses('steps') and decoding.steps > c.T:
             raise ValueError(f'generate: steps={decoding.steps} is larger than T: ask for at most {c.T}')
 
@@ -208,6 +221,8 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
             return write_texts(self, rows, keys, self.config.max_target, **how)
         cache = encode_candidates(self, rows, keys)
         lengths = self.lengths(cache, keys, seed, decoding.temperature)
+        if decoding.order == 'semi-autoregressive':
+            return self.write_some_words_a_call(cache, lengths, decoding, callback)
         valid = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
         noise = RowNoise(seed, keys, lengths.tolist(), valid.device)
         if decoding.order == 'parallel':
@@ -216,6 +231,15 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
             how = dict(temperature=decoding.temperature, uniform=noise.uniform, callback=callback)
             ids = unmask(self.predictor(cache, valid), valid, decoding.order, decoding.steps, **how)
         return [decode(row[:n], self.tokenizer) for row, n in zip(ids.tolist(), lengths.tolist())]
+
+    def write_some_words_a_call(self, cache, expected, decoding, callback) -> list:  # of strings
+        "Texts that are expected to have so many words, left to right in at most `steps` calls (G12)."
+        longest = self.config.max_target
+        places = torch.ones(len(expected), longest + WINDOW, dtype=torch.bool, device=expected.device)
+        predict = BlockPredictor(self, cache, places, length_known=False)
+        how = dict(steps=decoding.steps, entropy_bound=decoding.entropy_bound, callback=callback)
+        ids, size = write_blocks(predict, expected, longest, self.tokenizer.sep_token_id, **how)
+        return [decode(row[:n], self.tokenizer) for row, n in zip(ids.tolist(), size.tolist())]
 
     def next_word(
         self,
@@ -382,10 +406,12 @@ class BlockPredictor:
         model: BlockDiffuSeq,
         cache: SourceCache,
         valid,  # True on the target's positions, bool (B, n)
+        length_known: bool = True,  # False: the model is not told how many positions there are
     ):
         self.model = model
         self.cache = cache
         self.valid = valid
+        self.length = valid.sum(1) * length_known
         self.read = torch.zeros_like(valid)  # words that have joined the cache
         self.joined = valid[:, :0]  # which of the cache's target columns hold a word
 
@@ -404,7 +430,7 @@ class BlockPredictor:
         ask = asked.gather(1, position)
         z, t = self.model.hide(net.table()[ids.gather(1, position)], ask)
         pad = torch.cat([~self.joined, ~(now | ask)], 1)
-        how = dict(block_index=ask.long(), position=position, length=self.valid.sum(1))
+        how = dict(block_index=ask.long(), position=position, length=self.length)
         h, kv = net.read_target(z, t, self.cache, pad, **how)
         p = net.probs(h, self.cache, mask=ask, position=position)
         self._join(kv, now)

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['RENAMED_VALUES', 'RENAMED_SETTINGS', 'CONFIGS', 'SAMPLERS', 'VARIANCES', 'ORDERS', 'LEFT', 'PARALLEL', 'UNTIL_END',
-           'IN_GROUPS', 'BY_STEPS', 'TOKEN_SAMPLERS', 'DDPM', 'DDIM', 'DRAWN', 'DECODINGS', 'RECIPES', 'PROFILES',
-           'FINE_TUNING', 'FLAT_NAMES', 'FLAT_VALUES', 'FLAT_ONLY', 'setting', 'check_value', 'Settings', 'Run',
-           'OneWindow', 'TwoWindows', 'Chain', 'PaperNoise', 'BlockNoise', 'Backbone', 'BertBackbone',
-           'TwoStreamBackbone', 'RecurrentBackbone', 'EncoderDecoderBackbone', 'PretrainedBackbone', 'Training',
-           'TwoStreamTraining', 'PaperConfig', 'BlockConfig', 'AutoregressiveConfig', 'GRUConfig', 'TransformerConfig',
-           'GPT2Config', 'GPVAEConfig', 'LevTConfig', 'any_of', 'Decoding', 'PaperDecoding', 'search_contradictions',
-           'BlockDecoding', 'AutoregressiveDecoding', 'GPVAEDecoding', 'LevTDecoding', 'make_config', 'make_decoding',
-           'grouped', 'save_config', 'save_decoding', 'load_settings', 'from_flat']
+           'IN_GROUPS', 'BY_STEPS', 'BY_ENTROPY', 'BY_DRAWS', 'TOKEN_SAMPLERS', 'DDPM', 'DDIM', 'DRAWN', 'DECODINGS',
+           'RECIPES', 'PROFILES', 'FINE_TUNING', 'FLAT_NAMES', 'FLAT_VALUES', 'FLAT_ONLY', 'setting', 'check_value',
+           'Settings', 'Run', 'OneWindow', 'TwoWindows', 'Chain', 'PaperNoise', 'BlockNoise', 'Backbone',
+           'BertBackbone', 'TwoStreamBackbone', 'RecurrentBackbone', 'EncoderDecoderBackbone', 'PretrainedBackbone',
+           'Training', 'TwoStreamTraining', 'PaperConfig', 'BlockConfig', 'AutoregressiveConfig', 'GRUConfig',
+           'TransformerConfig', 'GPT2Config', 'GPVAEConfig', 'LevTConfig', 'any_of', 'Decoding', 'PaperDecoding',
+           'search_contradictions', 'BlockDecoding', 'AutoregressiveDecoding', 'GPVAEDecoding', 'LevTDecoding',
+           'make_config', 'make_decoding', 'grouped', 'save_config', 'save_decoding', 'load_settings', 'from_flat']
 
 # %% ../nbs/20_config.ipynb #0950905b
 import json
@@ -189,7 +189,7 @@ class BlockNoise(Chain):
     )  # of levels 'blocks': share of examples in left-to-right order
     eos_share: float = setting(
         0.5, least=0, most=1
-    )  # of the word-by-word examples: share without a given length, which learn to end
+    )  # of the examples in blocks left to right: share without a given length, which learn to end
 
     def contradictions(self):
         more = [(self.sigma_min >= self.sigma_max, 'sigma_min is not below sigma_max')]
@@ -511,11 +511,13 @@ class Decoding(Settings):
 # %% ../nbs/20_config.ipynb #ee46cb92
 SAMPLERS = ('ddpm', 'ddim', 'dpmpp', 'renoise', 'repredict')
 VARIANCES = ('posterior', 'large')
-ORDERS = ('left-to-right', 'confidence', 'parallel')
+ORDERS = ('left-to-right', 'semi-autoregressive', 'confidence', 'parallel')
 LEFT, PARALLEL = dict(order=('left-to-right',)), dict(order=('parallel',))
 UNTIL_END = LEFT | dict(end=('eos',))
 IN_GROUPS = dict(groups=range(2, 1001))
-BY_STEPS = dict(order=('confidence', 'parallel'))
+BY_STEPS = dict(order=('semi-autoregressive', 'confidence', 'parallel'))
+BY_ENTROPY = dict(order=('semi-autoregressive',))
+BY_DRAWS = dict(order=('left-to-right', 'confidence', 'parallel'))
 TOKEN_SAMPLERS = ('ddpm', 'ddim', 'dpmpp', 'renoise')
 DDPM, DDIM = dict(sampler=('ddpm',)), dict(sampler=('ddim',))
 DRAWN = dict(sampler=('ddpm', 'ddim', 'renoise'))
@@ -564,8 +566,9 @@ class BlockDecoding(Decoding):
     groups: int = setting(1, above=0, most=1000, used_with=UNTIL_END)  # of beams that should differ (G11); 1: no groups
     diversity: float = setting(0.5, least=0, used_with=UNTIL_END | IN_GROUPS)  # penalty for a word of an earlier group
     top_p: float = setting(1.0, above=0, most=1, used_with=UNTIL_END)  # draw from the top words of this probability
-    temperature: float = setting(0.0, least=0)  # of the choice of words; 0: the most probable
+    temperature: float = setting(0.0, least=0, used_with=BY_DRAWS)  # of the choice of words; 0: the most probable
     steps: int = setting(20, above=0, used_with=BY_STEPS)  # network evaluations
+    entropy_bound: float = setting(1.0, least=0, used_with=BY_ENTROPY)  # nats of words that one call writes (G12)
     sampler: str = setting('renoise', choices=TOKEN_SAMPLERS, used_with=PARALLEL)  # 09_sampling
     variance: str = setting('posterior', choices=VARIANCES, used_with=PARALLEL | DDPM)  # Eq. 14's, or beta_t
     eta: float = setting(0.0, least=0, most=1, used_with=PARALLEL | DDIM)  # 0: deterministic, 1: ancestral

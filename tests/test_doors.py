@@ -90,7 +90,11 @@ def test_wrong_settings_of_a_chain(models, recipe, wrong, says):
 @pytest.mark.parametrize(
     'recipe, wrong, says',
     [
-        ('fast', dict(order='right'), "order='right'; choose one of left-to-right, confidence, parallel"),
+        (
+            'fast',
+            dict(order='right'),
+            "order='right'; choose one of left-to-right, semi-autoregressive, confidence, parallel",
+        ),
         ('fast', dict(order={}), 'order={} is dict'),
         ('fast', dict(end='never'), "end='never'; choose one of eos, predicted"),
         ('fast', dict(temperature=-1.0), 'temperature=-1.0 must be finite and at least 0'),
@@ -127,6 +131,7 @@ VALUES = dict(
     beam=2,
     temperature=0.5,
     steps=3,
+    entropy_bound=0.5,
     sampler='ddpm',
     variance='large',
     eta=0.5,
@@ -135,6 +140,7 @@ VALUES = dict(
 USED = {
     ('left-to-right', 'eos', 'renoise'): {'end', 'beam', 'temperature'},
     ('left-to-right', 'predicted', 'renoise'): {'end', 'temperature'},
+    ('semi-autoregressive', 'eos', 'renoise'): {'steps', 'entropy_bound'},
     ('confidence', 'eos', 'renoise'): {'temperature', 'steps'},
     ('parallel', 'eos', 'renoise'): {'temperature', 'steps', 'sampler', 'rounding'},
     ('parallel', 'eos', 'ddpm'): {'temperature', 'steps', 'sampler', 'rounding', 'variance'},

@@ -418,7 +418,7 @@ VALUES = [
     {'a': 1},
 ]
 OPTIONS = dict(
-    order=['left-to-right', 'confidence', 'parallel', 'left', 'x'],
+    order=['left-to-right', 'semi-autoregressive', 'confidence', 'parallel', 'left', 'x'],
     end=['eos', 'predicted', 'open'],
     sampler=['ddpm', 'ddim', 'dpmpp', 'renoise', 'repredict'],
     variance=['posterior', 'large'],
@@ -426,6 +426,7 @@ OPTIONS = dict(
     steps=['1', '3', '50', '51', '0', '-1', 'x', ''],
     temperature=['0', '1', '0.3', '-1', 'nan', 'inf', '1e-30', '1e30'],
     eta=['0', '0.5', '2'],
+    entropy_bound=['0', '1', '-1'],
     noise_bound=['0', '1'],
     beam=['1', '2', '4', '0'],
     n=['1', '2', '3', '0'],
