@@ -659,7 +659,8 @@ _bert = dict(
     smoke=dict(tokenizer='bpe', vocab_size=400, window=64, T=50, d_embed=16, width=32, n_layers=2, n_heads=2)
     | dict(batch_size=8, lr=1e-3, ema=0.9)
     | _often,
-    cpu=dict(tokenizer='bpe', batch_size=64, width=256, n_layers=6, n_heads=4, dropout=0.0, lr=5e-4, ema=0.999),
+    cpu=dict(tokenizer='bpe', window=96, batch_size=128, d_embed=64, width=192, n_layers=4, n_heads=4, dropout=0.0)
+    | dict(lr=1e-3, lr_updates=20_000, warmup=200, ema=0.999),
     gpu=dict(batch_size=256, micro_batch=128, n_valid=1024) | _seldom,
     full=dict(batch_size=2048, micro_batch=64, n_valid=2048) | _seldom,
 )
