@@ -6,8 +6,8 @@
 __all__ = ['NEAREST', 'LEAST', 'Place', 'MOST', 'Step', 'STYLE', 'ELEMENTS', 'PANEL', 'MOVES', 'SCRIPT', 'WIDTH', 'PAGE',
            'CONTROLS', 'LONGEST', 'CANDIDATES', 'FORM', 'words_of_state', 'Recorder', 'likeliest', 'Pieces', 'evenly',
            'finished', 'steps_of', 'as_data', 'said_in', 'as_table', 'broken', 'as_picture', 'Trace', 'way_of', 'watch',
-           'show_trace', 'page', 'every_order', 'save_traces', 'read_form', 'control', 'form_of', 'Demo', 'Answer',
-           'open_demo']
+           'show_trace', 'page', 'every_order', 'can_write', 'save_traces', 'read_form', 'control', 'form_of', 'Demo',
+           'Answer', 'open_demo']
 
 # %% ../nbs/30_trace.ipynb #8035103f
 import errno, html, json, textwrap, threading, torch
@@ -510,11 +510,14 @@ def every_order(
     decoding = model.decoding
     if hasattr(decoding, 'order'):
         choices = next(f.metadata['choices'] for f in fields(decoding) if f.name == 'order')
-        return [dict(order=order) for order in choices if _can(model, order=order)]
+        return [dict(order=order) for order in choices if can_write(model, order=order)]
     return [dict(steps=min(decoding.steps, 20))] if hasattr(decoding, 'steps') else [{}]
 
 
-def _can(model, **settings):
+def can_write(
+    model,  # a TextModel
+    **settings,  # of `generate`
+) -> bool:
     "Whether a model can generate with these settings."
     try:
         model.generate([], progress=False, **settings)
