@@ -10,7 +10,7 @@ __all__ = ['DRAWN', 'NUMBERS', 'CHAIN', 'repository', 'command', 'ways', 'splits
            'clock', 'Progress', 'execute', 'reproduce']
 
 # %% ../nbs/33_runs.ipynb #d1a70005
-import ast, hashlib, json, os, re, shlex, sys, threading, time, traceback
+import ast, hashlib, io, json, os, re, shlex, sys, threading, time, traceback
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
@@ -279,7 +279,7 @@ def saved_bytes(
     model,
     rows: list,  # of {src_ids, trg_ids}
 ) -> int:  # float32
-    "Bytes that the forward pass keeps for the backward pass, with attention fused as on a GPU."
+    "Bytes that the forward pass keeps for the backward pass, with two-stream attention fused as on a GPU."
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept = {}
 
@@ -554,13 +554,14 @@ def save_figure(
     folder,
     name: str,
 ):
-    "Write a figure as PNG and as SVG; the same drawing gives the same files."
+    "Write a figure as PNG and as SVG, atomically; the same drawing gives the same files."
     from matplotlib import rc_context
 
-    Path(folder).mkdir(parents=True, exist_ok=True)
     for kind, metadata in (('png', {}), ('svg', {'Date': None})):
         with rc_context({'svg.hashsalt': 'diffuseq'}):
-            fig.savefig(Path(folder) / f'{name}.{kind}', bbox_inches='tight', dpi=150, metadata=metadata)
+            picture = io.BytesIO()
+            fig.savefig(picture, format=kind, bbox_inches='tight', dpi=150, metadata=metadata)
+            write_atomic(Path(folder) / f'{name}.{kind}', picture.getvalue())
 
 
 def apart(
