@@ -107,12 +107,14 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         c = self.config
         net = self.net
         x, x_pad, y, y_pad = split_batch(batch)
+        n_words = (~y_pad).sum(1)
         if c.levels == 'blocks':
             drawn = draw_targets(~y_pad.cpu(), c, self.schedule, generator)
             t, block_index, written, length_known = (a.to(y.device) for a in drawn)
-            y, length, y_pad = self.with_ends(y, written), (~y_pad).sum(1), ~written
+            y = self.with_ends(y, written)
+            y_pad = ~written
         else:
-            t, length = draw_levels(~y_pad.cpu(), c, self.schedule, generator).to(y.device), (~y_pad).sum(1)
+            t = draw_levels(~y_pad.cpu(), c, self.schedule, generator).to(y.device)
         emb = net.table()[y]
         cache = net.encode_source(x, x_pad)
         clean = net.drop_words(emb)
@@ -126,7 +128,7 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
             h, _ = net.read_target(z, t, cache, y_pad)
         nll = net.token_nll(h, y, t > 0, cache)
         words = nll.mean()
-        length = F.cross_entropy(net.length_logits(cache).float(), length)
+        length = F.cross_entropy(net.length_logits(cache).float(), n_words)
         parts = [(words, len(nll)), (c.length_weight * length, len(y))]
         return dict(loss=words + c.length_weight * length, parts=parts, words=words.detach(), length=length.detach())
 
@@ -205,12 +207,10 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
                 f'generate: order {decoding.order!r} masks words by the vector m, each with a level of its own; this '
                 f"model (levels {c.levels!r}, absorbing {c.absorbing}) was not taught so: order 'parallel'"
             )
-        if decoding.order == 'left-to-right' and decoding.end == 'eos' and not c.ends:
-            raise ValueError(
-                "generate: this model was always told its length and cannot end by itself: end 'predicted'"
-            )
-        if decoding.order == 'semi-autoregressive' and not c.ends:
-            raise ValueError('generate: this model was always told its length and cannot end by itself: another order')
+        ends = decoding.end == 'eos' if decoding.uses('end') else decoding.order == 'semi-autoregressive'
+        if ends and not c.ends:
+            instead = "end 'predicted'" if decoding.uses('end') else 'another order'
+            raise ValueError(f'generate: this model was always told its length and cannot end by itself: {instead}')
         if decoding.uses('steps') and decoding.steps > c.T:
             raise ValueError(f'generate: steps={decoding.steps} is larger than T: ask for at most {c.T}')
 
@@ -220,9 +220,9 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
             how = search_settings(decoding) | dict(seed=seed, callback=callback)
             return write_texts(self, rows, keys, self.config.max_target, **how)
         cache = encode_candidates(self, rows, keys)
-        lengths = self.lengths(cache, keys, seed, decoding.temperature)
         if decoding.order == 'semi-autoregressive':
-            return self.write_some_words_a_call(cache, lengths, decoding, callback)
+            return self.write_in_few_calls(cache, self.lengths(cache, keys, seed, 0.0), decoding, callback)
+        lengths = self.lengths(cache, keys, seed, decoding.temperature)
         valid = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
         noise = RowNoise(seed, keys, lengths.tolist(), valid.device)
         if decoding.order == 'parallel':
@@ -232,7 +232,7 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
             ids = unmask(self.predictor(cache, valid), valid, decoding.order, decoding.steps, **how)
         return [decode(row[:n], self.tokenizer) for row, n in zip(ids.tolist(), lengths.tolist())]
 
-    def write_some_words_a_call(self, cache, expected, decoding, callback) -> list:  # of strings
+    def write_in_few_calls(self, cache, expected, decoding, callback) -> list:  # of strings
         "Texts that are expected to have so many words, left to right in at most `steps` calls (G12)."
         longest = self.config.max_target
         places = torch.ones(len(expected), longest + WINDOW, dtype=torch.bool, device=expected.device)

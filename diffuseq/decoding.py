@@ -191,7 +191,7 @@ def write_blocks(
         start, masked = size[:, None], place >= size[:, None]
         asked = masked & (place < start + WINDOW) & alive[:, None]
         p = predict(ids, masked, asked)
-        best = ids.masked_scatter(asked, p.argmax(-1))
+        best = _words_at(p, ids, asked, 0.0, None)
         words = best.gather(1, start + torch.arange(WINDOW, device=place.device))
         due = ((expected - size + left - 1) // left).clamp(1, WINDOW) if left > 1 else torch.full_like(size, WINDOW)
         taken = due.clone()
