@@ -78,7 +78,7 @@ run: demo train evaluate
 demo: $(STAMP)
 	@echo 'Three sentences that the model of the package never saw, and what it makes of them:'
 	@printf '%s\n' $(SENTENCES)
-	@printf '%s\n' $(SENTENCES) | $(PY) -m diffuseq.cli generate --model basic-english --beam 5
+	@printf '%s\n' $(SENTENCES) | $(PY) -m diffuseq.cli generate --model basic-english --order left-to-right --beam 5
 	@echo 'Now one is trained from nothing.'
 
 train: $(STAMP)

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['RENAMED_VALUES', 'RENAMED_SETTINGS', 'CONFIGS', 'SAMPLERS', 'VARIANCES', 'ORDERS', 'LEFT', 'PARALLEL', 'UNTIL_END',
-           'IN_GROUPS', 'BY_STEPS', 'BY_ENTROPY', 'BY_DRAWS', 'TOKEN_SAMPLERS', 'DDPM', 'DDIM', 'DRAWN', 'DECODINGS',
-           'RECIPES', 'PROFILES', 'FINE_TUNING', 'FLAT_NAMES', 'FLAT_VALUES', 'FLAT_ONLY', 'setting', 'check_value',
-           'Settings', 'Run', 'OneWindow', 'TwoWindows', 'Chain', 'PaperNoise', 'BlockNoise', 'Backbone',
-           'BertBackbone', 'TwoStreamBackbone', 'RecurrentBackbone', 'EncoderDecoderBackbone', 'PretrainedBackbone',
-           'Training', 'TwoStreamTraining', 'PaperConfig', 'BlockConfig', 'AutoregressiveConfig', 'GRUConfig',
-           'TransformerConfig', 'GPT2Config', 'GPVAEConfig', 'LevTConfig', 'any_of', 'Decoding', 'PaperDecoding',
-           'search_contradictions', 'BlockDecoding', 'AutoregressiveDecoding', 'GPVAEDecoding', 'LevTDecoding',
+           'TO_END', 'IN_GROUPS', 'BY_STEPS', 'TOKEN_SAMPLERS', 'DDPM', 'DDIM', 'DRAWN', 'DECODINGS', 'RECIPES',
+           'PROFILES', 'FINE_TUNING', 'FLAT_NAMES', 'FLAT_VALUES', 'FLAT_ONLY', 'setting', 'check_value', 'Settings',
+           'Run', 'OneWindow', 'TwoWindows', 'Chain', 'PaperNoise', 'BlockNoise', 'Backbone', 'BertBackbone',
+           'TwoStreamBackbone', 'RecurrentBackbone', 'EncoderDecoderBackbone', 'PretrainedBackbone', 'Training',
+           'TwoStreamTraining', 'PaperConfig', 'BlockConfig', 'AutoregressiveConfig', 'GRUConfig', 'TransformerConfig',
+           'GPT2Config', 'GPVAEConfig', 'LevTConfig', 'any_of', 'Decoding', 'PaperDecoding', 'search_contradictions',
+           'draw_contradictions', 'BlockDecoding', 'AutoregressiveDecoding', 'GPVAEDecoding', 'LevTDecoding',
            'make_config', 'make_decoding', 'grouped', 'save_config', 'save_decoding', 'load_settings', 'from_flat']
 
 # %% ../nbs/20_config.ipynb #0950905b
@@ -514,10 +514,9 @@ VARIANCES = ('posterior', 'large')
 ORDERS = ('left-to-right', 'semi-autoregressive', 'confidence', 'parallel')
 LEFT, PARALLEL = dict(order=('left-to-right',)), dict(order=('parallel',))
 UNTIL_END = LEFT | dict(end=('eos',))
+TO_END = dict(order=('left-to-right', 'semi-autoregressive'), end=('eos',))
 IN_GROUPS = dict(groups=range(2, 1001))
 BY_STEPS = dict(order=('semi-autoregressive', 'confidence', 'parallel'))
-BY_ENTROPY = dict(order=('semi-autoregressive',))
-BY_DRAWS = dict(order=('left-to-right', 'confidence', 'parallel'))
 TOKEN_SAMPLERS = ('ddpm', 'ddim', 'dpmpp', 'renoise')
 DDPM, DDIM = dict(sampler=('ddpm',)), dict(sampler=('ddim',))
 DRAWN = dict(sampler=('ddpm', 'ddim', 'renoise'))
@@ -550,32 +549,39 @@ def search_contradictions(
     return [
         (decoding.beam > 1 and drawn, 'beam search draws nothing: beam 1, or temperature 0'),
         (decoding.beam % decoding.groups, f'groups={decoding.groups} does not divide beam={decoding.beam}'),
-        (decoding.top_p < 1 and not drawn, 'top_p is of words that are drawn: give a temperature, 1 for instance'),
+        *draw_contradictions(decoding),
     ]
+
+
+def draw_contradictions(
+    decoding,  # with `temperature`, `top_p`
+) -> list:  # of (whether it is broken, what to do)
+    "Contradictions of drawing words."
+    drawn = decoding.temperature > 0
+    return [(decoding.top_p < 1 and not drawn, 'top_p is of words that are drawn: give a temperature, 1 for instance')]
 
 
 @dataclass(frozen=True)
 class BlockDecoding(Decoding):
     "How the default model writes."
 
-    order: str = setting('left-to-right', choices=ORDERS)  # in which words are written
+    order: str = setting('semi-autoregressive', choices=ORDERS)  # in which words are written
     end: str = setting(
         'eos', choices=('eos', 'predicted'), used_with=LEFT
     )  # at the end token, or at the predicted length
     beam: int = setting(1, above=0, most=1000, used_with=UNTIL_END)  # partial texts kept; 1: no beam search
     groups: int = setting(1, above=0, most=1000, used_with=UNTIL_END)  # of beams that should differ (G11); 1: no groups
     diversity: float = setting(0.5, least=0, used_with=UNTIL_END | IN_GROUPS)  # penalty for a word of an earlier group
-    top_p: float = setting(1.0, above=0, most=1, used_with=UNTIL_END)  # draw from the top words of this probability
-    temperature: float = setting(0.0, least=0, used_with=BY_DRAWS)  # of the choice of words; 0: the most probable
+    top_p: float = setting(1.0, above=0, most=1, used_with=TO_END)  # draw from the top words of this probability
+    temperature: float = setting(0.0, least=0)  # of the choice of words; 0: the most probable
     steps: int = setting(20, above=0, used_with=BY_STEPS)  # network evaluations
-    entropy_bound: float = setting(1.0, least=0, used_with=BY_ENTROPY)  # nats of words that one call writes (G12)
     sampler: str = setting('renoise', choices=TOKEN_SAMPLERS, used_with=PARALLEL)  # 09_sampling
     variance: str = setting('posterior', choices=VARIANCES, used_with=PARALLEL | DDPM)  # Eq. 14's, or beta_t
     eta: float = setting(0.0, least=0, most=1, used_with=PARALLEL | DDIM)  # 0: deterministic, 1: ancestral
     rounding: bool = setting(True, used_with=PARALLEL)  # anchoring (a): the predicted z_0 is a word's vector
 
     def contradictions(self):
-        return search_contradictions(self) if self.order == 'left-to-right' and self.end == 'eos' else []
+        return search_contradictions(self) if self.uses('beam') else draw_contradictions(self)
 
 
 @dataclass(frozen=True)
@@ -796,7 +802,7 @@ def _decoding_of_levels(config):
     "The order and the end that training with these levels teaches."
     if not config.ordered:
         return dict(order='parallel')
-    return dict(end='eos' if config.ends else 'predicted')
+    return {} if config.ends else dict(order='left-to-right', end='predicted')
 
 # %% ../nbs/20_config.ipynb #5aed5ff6
 def grouped(

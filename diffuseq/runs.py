@@ -70,12 +70,15 @@ def ways(
         If nothing is known of the recipe.
     """
     beams = dict(beam=5), dict(beam=candidates, groups=candidates)
+    order = lambda name: dict(order=name)
+    left, few, confidence, parallel = map(order, ('left-to-right', 'semi-autoregressive', 'confidence', 'parallel'))
     known = {
         'fast': {
-            'DiffuSeq, left to right': ({}, DRAWN),
-            'DiffuSeq, left to right, diverse beams': beams,
-            'DiffuSeq, by confidence': (dict(order='confidence'), dict(order='confidence') | DRAWN),
-            'DiffuSeq, parallel': (dict(order='parallel'), dict(order='parallel')),
+            'DiffuSeq, semi-autoregressive': (few, few | DRAWN),
+            'DiffuSeq, left to right': (left, left | DRAWN),
+            'DiffuSeq, left to right, diverse beams': tuple(left | how for how in beams),
+            'DiffuSeq, by confidence': (confidence, confidence | DRAWN),
+            'DiffuSeq, parallel': (parallel, parallel),
         },
         'paper': {'DiffuSeq, recipe paper': (dict(sampler='ddim', steps=20), dict(sampler='ddpm', steps=20))},
         'autoregressive': {'autoregressive, same network': ({}, DRAWN)},

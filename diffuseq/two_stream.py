@@ -334,6 +334,7 @@ class TwoStreamDenoiser(SourceReader):
         block_index=None,  # of each position, (B, n) or (1, n); None: all see all
         position=None,  # indices of these positions, (n,) or (B, n); None: the last n of `pad`
         length=None,  # of each target, (B,); 0: unknown; None: counted from `pad`
+        unseen=None,  # in place of blocks: of these positions, those (columns) that each may not see, bool (1, n, n)
     ) -> tuple:  # states (B, n, width); keys and values of these n positions, a pair for each layer
         "Read a (noisy) target beside its source."
         n = z.shape[1]
@@ -343,8 +344,9 @@ class TwoStreamDenoiser(SourceReader):
             length = (~pad).sum(1)
         hidden = torch.cat([cache.pad, pad], 1)[:, None]
         if block_index is not None:
-            later = block_index[:, None] > block_index[..., None]
-            hidden = hidden | F.pad(later, (hidden.shape[-1] - n, 0))
+            unseen = block_index[:, None] > block_index[..., None]
+        if unseen is not None:
+            hidden = hidden | F.pad(unseen, (hidden.shape[-1] - n, 0))
         x = self.embed_target(z, t, length[:, None] - position)
         x, kv = self._read(x, position, attention_bias(hidden), cache.kv)
         return rms(x), kv

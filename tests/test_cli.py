@@ -126,7 +126,7 @@ def test_a_default_that_is_said_is_still_the_default(echo, tmp_path):
     (tmp_path / 'in.txt').write_text('a\n')
     base = ['generate', '--in', 'in.txt', '--out', 'out.txt', '--model', 'm']
     assert done(echo(*base))[0] == 0
-    assert done(echo(*base, '--order', 'left-to-right'))[0] == 0
+    assert done(echo(*base, '--order', 'semi-autoregressive'))[0] == 0
 
 
 def test_grown_input_is_continued(echo, tmp_path):
@@ -206,7 +206,7 @@ def test_in_double_precision_the_size_of_a_batch_changes_no_text(tiny, tmp_path,
 def test_a_call_that_is_refused_leaves_nothing_behind(tiny, tmp_path, capsys, choice):
     from diffuseq.cli import main
 
-    argv = generating(tiny, *choice, to=tmp_path / 'out.txt')
+    argv = generating(tiny, '--order', 'left-to-right', *choice, to=tmp_path / 'out.txt')
     assert main([*argv, '--beam', '4', '--temperature', '1']) == 2
     assert 'beam search draws nothing' in capsys.readouterr().err and not list(tmp_path.iterdir())
     assert main([*argv, '--beam', '4']) == 0 and len((tmp_path / 'out.txt').read_text().splitlines()) == 12
@@ -222,7 +222,7 @@ def test_a_call_that_is_refused_leaves_nothing_behind(tiny, tmp_path, capsys, ch
         ('autoregressive', ['--steps', '5'], 'this model has no setting steps; it has beam, groups'),
         ('autoregressive', ['--no-rounding'], 'this model has no setting rounding'),
         ('fast', ['--noise-bound', '1'], 'this model has no setting noise_bound'),
-        ('fast', ['--steps', '5'], "steps has no effect with order='left-to-right'"),
+        ('fast', ['--order', 'left-to-right', '--steps', '5'], "steps has no effect with order='left-to-right'"),
         ('fast', ['--order', 'parallel', '--steps', '5000'], 'steps=5000 is larger than T'),
         ('fast', ['--order', 'confidence', '--end', 'eos'], "end has no effect with order='confidence'"),
     ],
@@ -241,7 +241,7 @@ def test_a_setting_without_effect_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     'recipe, argv',
     [
-        ('fast', ['--end', 'predicted', '--temperature', '0.5']),
+        ('fast', ['--order', 'left-to-right', '--end', 'predicted', '--temperature', '0.5']),
         ('fast', ['--order', 'confidence', '--steps', '3']),
         ('fast', ['--order', 'parallel', '--sampler', 'ddim', '--eta', '0.5', '--no-rounding']),
         ('fast', ['--order', 'parallel', '--sampler', 'ddpm', '--variance', 'large']),

@@ -426,7 +426,6 @@ OPTIONS = dict(
     steps=['1', '3', '50', '51', '0', '-1', 'x', ''],
     temperature=['0', '1', '0.3', '-1', 'nan', 'inf', '1e-30', '1e30'],
     eta=['0', '0.5', '2'],
-    entropy_bound=['0', '1', '-1'],
     noise_bound=['0', '1'],
     beam=['1', '2', '4', '0'],
     n=['1', '2', '3', '0'],
@@ -529,7 +528,14 @@ def damage(rng, folder):
     return path.name
 
 
-USUAL = ['', '--order parallel --steps 3', '--order confidence --steps 2', '--end predicted', '--beam 2', '--json']
+USUAL = [
+    '',
+    '--order parallel --steps 3',
+    '--order confidence --steps 2',
+    '--order left-to-right --end predicted',
+    '--order left-to-right --beam 2',
+    '--json',
+]
 USUAL += ['--temperature 1', '--n 2 --mbr', '--n 2 --rerank', '--batch-size 2 --seed 1', '--n 3 --json --temperature 1']
 
 

@@ -48,7 +48,7 @@ WAYS = dict(
         dict(order='left-to-right', beam=3),
         dict(order='left-to-right', end='predicted'),
         dict(order='semi-autoregressive', steps=20),
-        dict(order='semi-autoregressive', steps=5, entropy_bound=3.0),
+        dict(order='semi-autoregressive', steps=5),
         dict(order='parallel', steps=1),
         *(dict(order='parallel', sampler=s, steps=k) for s in SAMPLERS for k in (5, 20)),
         dict(order='parallel', sampler='ddim', eta=1.0, steps=20),
@@ -94,6 +94,7 @@ SOME = dict(
         dict(order='left-to-right'),
         dict(order='left-to-right', end='predicted'),
         dict(order='semi-autoregressive'),
+        dict(order='semi-autoregressive', temperature=1.0),
         dict(order='confidence', temperature=0.7),
         dict(order='left-to-right', temperature=1.0),
         *(dict(order='parallel', sampler=s) for s in SAMPLERS),
@@ -322,7 +323,7 @@ def test_a_pad_that_is_also_the_end(eot):
     sources = ['and he said', 'yes']
     texts = [
         *m.generate(sources, **quiet),
-        *m.generate(sources, beam=3, **quiet),
+        *m.generate(sources, order='left-to-right', beam=3, **quiet),
         *sum(m.generate(sources, n=2, **quiet), []),
     ]
     assert [len(text.split()) for text in texts] == [16] * len(texts)

@@ -14,11 +14,21 @@ from tiny import SOURCES
 
 quiet = dict(progress=False)
 SAMPLERS = ('ddpm', 'ddim', 'dpmpp', 'renoise')
-WAYS = [('fast', dict(order='left-to-right')), ('fast', dict(beam=3)), ('fast', dict(end='predicted'))]
+WAYS = [
+    ('fast', dict(order='left-to-right')),
+    ('fast', dict(order='left-to-right', beam=3)),
+    ('fast', dict(order='left-to-right', end='predicted')),
+]
 WAYS += [('fast', dict(order='confidence', steps=3)), ('fast', dict(order='confidence', temperature=1.0))]
-WAYS += [('fast', dict(temperature=1.0)), ('autoregressive', {}), ('autoregressive', dict(beam=2))]
+WAYS += [
+    ('fast', dict(order='left-to-right', temperature=1.0)),
+    ('autoregressive', {}),
+    ('autoregressive', dict(beam=2)),
+]
 WAYS += [('fast', dict(order='parallel', sampler=sampler)) for sampler in SAMPLERS]
 WAYS += [('fast', dict(order='parallel', temperature=1.0)), ('fast', dict(order='parallel', rounding=False))]
+FEW = [('fast', dict(order='semi-autoregressive', steps=steps)) for steps in (50, 2)]
+WAYS += [*FEW, ('fast', dict(order='semi-autoregressive', temperature=1.0))]
 WAYS += [(recipe, dict(sampler=s)) for recipe in ('paper', 'v2') for s in (*SAMPLERS, 'repredict')]
 WAYS += [('paper', dict(rounding=False)), ('official', dict(readout='logits'))]
 every_way = pytest.mark.parametrize('recipe, way', WAYS, ids=str)
@@ -92,7 +102,7 @@ def test_numbers_of_a_trace(writers, recipe, way):
 
 
 def test_left_to_right_the_numbers_multiply_to_the_probability_of_the_text(writers):
-    for recipe, way in WAYS[:2] + WAYS[6:8]:
+    for recipe, way in WAYS[:2] + WAYS[6:8] + FEW[:1]:
         m = writers[recipe]
         recorder = Recorder(m)
         m.generate([SOURCES[1]], callback=recorder, **way, **quiet)
@@ -130,12 +140,13 @@ def test_left_to_right_word_k_is_written_in_call_k(writers, recipe, way):
 
 
 def test_of_a_beam_the_best_is_watched(writers):
-    traces = watch(writers['fast'], SOURCES[1], n=3, beam=3)
+    beams = dict(n=3, order='left-to-right', beam=3)
+    traces = watch(writers['fast'], SOURCES[1], **beams)
     assert [bool(t.steps) for t in traces] == [True, False, False]
     for trace in traces:
         assert Page(trace._repr_html_()).names.count('script') == 2 * bool(trace.steps)
         ElementTree.fromstring(trace._repr_mimebundle_()['image/svg+xml'])
-    assert [t.text for t in traces] == writers['fast'].generate([SOURCES[1]], n=3, beam=3, **quiet)[0]
+    assert [t.text for t in traces] == writers['fast'].generate([SOURCES[1]], **beams, **quiet)[0]
 
 
 def test_candidates_that_were_begun_anew_are_not_mixed(writers):
@@ -252,7 +263,7 @@ def test_the_demo_answers(demo, writers):
         (dict(source=' \n'), 'type a sentence'),
         (dict(source='a', steps='0', order='confidence'), 'steps=0'),
         (dict(source='a', steps='9999999', order='confidence'), 'larger than T'),
-        (dict(source='a', steps='3'), 'no effect with order'),
+        (dict(source='a', order='left-to-right', steps='3'), 'no effect with order'),
         (dict(source='a', steps='<script>'), '&lt;script&gt;'),
         (dict(source='a', temperature='nan'), 'finite'),
         (dict(source='a', n='-1'), 'n=-1'),
