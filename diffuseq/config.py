@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['RENAMED_VALUES', 'RENAMED_SETTINGS', 'CONFIGS', 'SAMPLERS', 'VARIANCES', 'ORDERS', 'LEFT', 'PARALLEL', 'UNTIL_END',
            'TO_END', 'IN_GROUPS', 'BY_STEPS', 'TOKEN_SAMPLERS', 'DDPM', 'DDIM', 'DRAWN', 'DECODINGS', 'RECIPES',
-           'PROFILES', 'FINE_TUNING', 'FLAT_NAMES', 'FLAT_VALUES', 'FLAT_ONLY', 'setting', 'check_value', 'Settings',
-           'Run', 'OneWindow', 'TwoWindows', 'Chain', 'PaperNoise', 'BlockNoise', 'Backbone', 'BertBackbone',
-           'TwoStreamBackbone', 'RecurrentBackbone', 'EncoderDecoderBackbone', 'PretrainedBackbone', 'Training',
-           'TwoStreamTraining', 'PaperConfig', 'BlockConfig', 'AutoregressiveConfig', 'GRUConfig', 'TransformerConfig',
-           'GPT2Config', 'GPVAEConfig', 'LevTConfig', 'any_of', 'Decoding', 'PaperDecoding', 'search_contradictions',
-           'draw_contradictions', 'BlockDecoding', 'AutoregressiveDecoding', 'GPVAEDecoding', 'LevTDecoding',
-           'make_config', 'make_decoding', 'grouped', 'save_config', 'save_decoding', 'load_settings', 'from_flat']
+           'PROFILES', 'FINE_TUNING', 'GONE', 'FLAT_NAMES', 'FLAT_VALUES', 'FLAT_ONLY', 'setting', 'check_value',
+           'Settings', 'Run', 'OneWindow', 'TwoWindows', 'Chain', 'PaperNoise', 'BlockNoise', 'Backbone',
+           'BertBackbone', 'TwoStreamBackbone', 'RecurrentBackbone', 'EncoderDecoderBackbone', 'PretrainedBackbone',
+           'Training', 'TwoStreamTraining', 'PaperConfig', 'BlockConfig', 'AutoregressiveConfig', 'GRUConfig',
+           'TransformerConfig', 'GPT2Config', 'GPVAEConfig', 'LevTConfig', 'any_of', 'Decoding', 'PaperDecoding',
+           'search_contradictions', 'draw_contradictions', 'BlockDecoding', 'AutoregressiveDecoding', 'GPVAEDecoding',
+           'LevTDecoding', 'make_config', 'make_decoding', 'grouped', 'save_config', 'save_decoding', 'load_settings',
+           'from_flat']
 
 # %% ../nbs/20_config.ipynb #0950905b
 import json
@@ -837,6 +838,9 @@ def save_decoding(
     write_atomic(path, json.dumps(asdict(decoding), indent=1) + '\n')
 
 # %% ../nbs/20_config.ipynb #dced43ab
+GONE = ('entropy_bound',)  # settings of decoding that an earlier version had
+
+
 def load_settings(
     folder,  # of a run, or of a saved model
 ) -> tuple:  # configuration; settings of decoding
@@ -893,7 +897,7 @@ def _made(kind, values):
 
 def _decoding_of(kind, values):
     "Settings of decoding from a dict; those missing in an earlier version get their defaults, which mean the same."
-    return _made(kind, asdict(kind()) | values)
+    return _made(kind, asdict(kind()) | {name: value for name, value in values.items() if name not in GONE})
 
 # %% ../nbs/20_config.ipynb #ee431561
 FLAT_NAMES = dict(level_law='level_distribution', left_share='left_to_right_share', open_end='eos_share')

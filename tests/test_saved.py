@@ -46,6 +46,14 @@ def test_settings_of_decoding_are_saved_with_the_model(tmp_path):
     assert load_model(tmp_path).generate(SOURCES, **quiet) == m.generate(SOURCES, order='confidence', steps=3, **quiet)
 
 
+def test_a_setting_of_decoding_that_is_gone_is_passed_over(tmp_path):
+    tiny.model(tiny.config()).save_pretrained(tmp_path)
+    now = load_model(tmp_path).decoding
+    settings = tmp_path / 'decoding.json'
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | dict(entropy_bound=1.0)))
+    assert load_model(tmp_path).decoding == now
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
 def test_saved_in_half_the_room(dtype, tmp_path):
     m = tiny.model()
