@@ -153,7 +153,8 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         diversity: float = None,  # lambda of (G11)
         top_p: float = None,  # until the end token: draw from the most probable words that have this probability
         temperature: float = None,  # of the choice of words; 0: the most probable
-        steps: int = None,  # of all orders but left to right: network evaluations, at most
+        calls: int = None,  # semi-autoregressive: network evaluations, at most; 0: no limit (G12)
+        steps: int = None,  # by confidence, parallel: network evaluations, at most
         sampler: str = None,  # parallel: 'ddpm', 'ddim', 'dpmpp', 'renoise' (09_sampling)
         variance: str = None,  # parallel, ddpm: 'posterior' or 'large'
         eta: float = None,  # parallel, ddim: 0 deterministic, 1 ancestral
@@ -168,8 +169,9 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         """Texts for `sources`; '' for an empty one.
 
         At temperature 0 a left-to-right text is the best of its beam, and n candidates are the n best of a beam of at
-        least n (G10). Semi-autoregressive candidates begin with the n most probable words. In the other orders, and
-        with a predicted length, the candidates take the n most probable lengths.
+        least n (G10). Semi-autoregressive candidates begin with the n most probable sub-words; where more than one is
+        wanted, a beam or a temperature gives better ones. In the other orders, and with a predicted length, the
+        candidates take the n most probable lengths.
 
         Raises
         ------
@@ -178,7 +180,7 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         """
         beam = beams_for(groups, self.decoding) if beam is None else beam
         given = dict(order=order, end=end, beam=beam, groups=groups, diversity=diversity, top_p=top_p)
-        given |= dict(temperature=temperature, steps=steps, sampler=sampler)
+        given |= dict(temperature=temperature, calls=calls, steps=steps, sampler=sampler)
         given |= dict(variance=variance, eta=eta, rounding=rounding)
         decoding = self.decoding.updated(**given, **renamed)
         self.check_taught(decoding)
@@ -232,15 +234,16 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         return [decode(row[:n], self.tokenizer) for row, n in zip(ids.tolist(), lengths.tolist())]
 
     def write_in_few_calls(self, cache, keys, decoding, seed, callback) -> list:  # of strings
-        "Texts for some (place, candidate) keys, left to right in at most `steps` calls (G12)."
+        "Texts for some (place, candidate) keys, left to right, some words a call (G12)."
         longest = self.config.max_target
         expected = self.lengths(cache, [(place, 0) for place, _ in keys], seed, 0.0)
-        how = dict(steps=decoding.steps, temperature=decoding.temperature, top_p=decoding.top_p, callback=callback)
+        how = dict(temperature=decoding.temperature, top_p=decoding.top_p, callback=callback)
         if decoding.temperature > 0:
             how |= dict(u=RowNoise(seed, keys, [longest] * len(keys), expected.device).uniform(longest))
         else:
             how |= dict(rank=torch.tensor([k for _, k in keys], device=expected.device))
-        ids = write_drafts(DraftPredictor(self, cache), expected, longest, self.tokenizer, **how)
+        predict = DraftPredictor(self, cache)
+        ids = write_drafts(predict, expected, longest, self.tokenizer, decoding.calls, **how)
         return [decode(row, self.tokenizer) for row in ids.tolist()]
 
     def next_word(
@@ -461,7 +464,7 @@ class DraftPredictor:
         self,
         words,  # a draft, (B, w); w = 0: nothing is written yet
         start,  # the place of its first word, (B,)
-    ) -> torch.Tensor:  # p of the DRAFTED words after each of them, or of the first ones, (B, w or 1, DRAFTED, V)
+    ) -> torch.Tensor:  # p of the next word after each of them, or of the first word, (B, w or 1, V)
         "Read a draft, and predict the words after each of its words."
         net = self.model.net
         B, w = words.shape
@@ -474,9 +477,22 @@ class DraftPredictor:
         position = start[:, None] + shift
         how = dict(position=position, length=torch.zeros_like(start), unseen=unseen)
         h, kv = net.read_target(z, t, self.cache, pad, **how)
-        p = net.probs(h[:, w:], self.cache, position=position[:, w:])
         self._join(kv, w, start)
-        return p.index_fill_(-1, self.model.suppress_tokens, 0.0).view(B, -1, DRAFTED, p.shape[-1])
+        self.asked = h[:, w:].unflatten(1, (-1, DRAFTED)), position[:, w:].unflatten(1, (-1, DRAFTED))
+        return self._probs(*(x[:, :, 0] for x in self.asked))
+
+    def after(
+        self,
+        i,  # a word of the draft that was read last, (B,)
+    ) -> torch.Tensor:  # p of the DRAFTED words after it, (B, DRAFTED, V)
+        "The probabilities of one group."
+        row = torch.arange(len(i), device=i.device)
+        return self._probs(*(x[row, i] for x in self.asked))
+
+    def _probs(self, h, position):
+        "Word probabilities of some states, 0 for words that are never written."
+        p = self.model.net.probs(h, self.cache, position=position)
+        return p.index_fill_(-1, self.model.suppress_tokens, 0.0)
 
     def _layout(self, w):
         "Of w words and the groups behind them: places after the first, (n,); True where a row may not see a column."

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RENAMED_VALUES', 'RENAMED_SETTINGS', 'CONFIGS', 'SAMPLERS', 'VARIANCES', 'ORDERS', 'LEFT', 'PARALLEL', 'UNTIL_END',
-           'TO_END', 'IN_GROUPS', 'BY_STEPS', 'TOKEN_SAMPLERS', 'DDPM', 'DDIM', 'DRAWN', 'DECODINGS', 'RECIPES',
-           'PROFILES', 'FINE_TUNING', 'GONE', 'FLAT_NAMES', 'FLAT_VALUES', 'FLAT_ONLY', 'setting', 'check_value',
-           'Settings', 'Run', 'OneWindow', 'TwoWindows', 'Chain', 'PaperNoise', 'BlockNoise', 'Backbone',
+           'BY_ENDS', 'IN_GROUPS', 'BY_CALLS', 'BY_STEPS', 'TOKEN_SAMPLERS', 'DDPM', 'DDIM', 'DRAWN', 'DECODINGS',
+           'RECIPES', 'PROFILES', 'FINE_TUNING', 'GONE', 'FLAT_NAMES', 'FLAT_VALUES', 'FLAT_ONLY', 'setting',
+           'check_value', 'Settings', 'Run', 'OneWindow', 'TwoWindows', 'Chain', 'PaperNoise', 'BlockNoise', 'Backbone',
            'BertBackbone', 'TwoStreamBackbone', 'RecurrentBackbone', 'EncoderDecoderBackbone', 'PretrainedBackbone',
            'Training', 'TwoStreamTraining', 'PaperConfig', 'BlockConfig', 'AutoregressiveConfig', 'GRUConfig',
            'TransformerConfig', 'GPT2Config', 'GPVAEConfig', 'LevTConfig', 'any_of', 'Decoding', 'PaperDecoding',
@@ -515,9 +515,9 @@ VARIANCES = ('posterior', 'large')
 ORDERS = ('left-to-right', 'semi-autoregressive', 'confidence', 'parallel')
 LEFT, PARALLEL = dict(order=('left-to-right',)), dict(order=('parallel',))
 UNTIL_END = LEFT | dict(end=('eos',))
-TO_END = dict(order=('left-to-right', 'semi-autoregressive'), end=('eos',))
+BY_ENDS = dict(order=('left-to-right', 'semi-autoregressive'))
 IN_GROUPS = dict(groups=range(2, 1001))
-BY_STEPS = dict(order=('semi-autoregressive', 'confidence', 'parallel'))
+BY_CALLS, BY_STEPS = dict(order=('semi-autoregressive',)), dict(order=('confidence', 'parallel'))
 TOKEN_SAMPLERS = ('ddpm', 'ddim', 'dpmpp', 'renoise')
 DDPM, DDIM = dict(sampler=('ddpm',)), dict(sampler=('ddim',))
 DRAWN = dict(sampler=('ddpm', 'ddim', 'renoise'))
@@ -573,16 +573,21 @@ class BlockDecoding(Decoding):
     beam: int = setting(1, above=0, most=1000, used_with=UNTIL_END)  # partial texts kept; 1: no beam search
     groups: int = setting(1, above=0, most=1000, used_with=UNTIL_END)  # of beams that should differ (G11); 1: no groups
     diversity: float = setting(0.5, least=0, used_with=UNTIL_END | IN_GROUPS)  # penalty for a word of an earlier group
-    top_p: float = setting(1.0, above=0, most=1, used_with=TO_END)  # draw from the top words of this probability
+    top_p: float = setting(1.0, above=0, most=1, used_with=BY_ENDS)  # draw from the top words of this probability
     temperature: float = setting(0.0, least=0)  # of the choice of words; 0: the most probable
-    steps: int = setting(20, above=0, used_with=BY_STEPS)  # network evaluations
+    calls: int = setting(0, least=0, used_with=BY_CALLS)  # network evaluations, at most (G12); 0: no limit
+    steps: int = setting(20, above=0, used_with=BY_STEPS)  # network evaluations, at most
     sampler: str = setting('renoise', choices=TOKEN_SAMPLERS, used_with=PARALLEL)  # 09_sampling
     variance: str = setting('posterior', choices=VARIANCES, used_with=PARALLEL | DDPM)  # Eq. 14's, or beta_t
     eta: float = setting(0.0, least=0, most=1, used_with=PARALLEL | DDIM)  # 0: deterministic, 1: ancestral
     rounding: bool = setting(True, used_with=PARALLEL)  # anchoring (a): the predicted z_0 is a word's vector
 
     def contradictions(self):
-        return search_contradictions(self) if self.uses('beam') else draw_contradictions(self)
+        if self.order == 'left-to-right' and self.end == 'predicted':
+            return [(self.top_p < 1, "top_p is of texts until the end token: end 'eos'")]
+        if self.order == 'semi-autoregressive':
+            return draw_contradictions(self)
+        return search_contradictions(self) if self.order == 'left-to-right' else []
 
 
 @dataclass(frozen=True)

@@ -147,8 +147,8 @@ def write(
     last = torch.full((n_rows,), t.cls_token_id, device=model.device)
     for k in range(longest):
         p, cache = model.next_word(last, cache, k)
-        p = nucleus(p, top_p) if top_p < 1 else p
-        last = choose_words(p[:, None], temperature, None if u is None else u[alive, k : k + 1])[:, 0]
+        kept = nucleus(p, top_p) if top_p < 1 else p
+        last = choose_words(kept[:, None], temperature, None if u is None else u[alive, k : k + 1])[:, 0]
         ids[alive, k] = last
         if callback:
             _report(callback, ids[:, : k + 1], alive, p[:, None])
@@ -174,11 +174,11 @@ DRAFTED = 4  # words that a call drafts after each beginning, k
 
 
 def write_drafts(
-    predict,  # (words (B, w), place of the first (B,)) -> p of k words after each, or of the first k, (B, w or 1, k, V)
+    predict,  # (words (B, w), place of the first (B,)) -> p of the word after each, or of the first, (B, w or 1, V)
     expected,  # words that are expected, an end token included, (B,)
     longest: int,  # words of a text at most, its end included
     tokenizer,  # its end and its pad
-    steps: int = 20,  # calls at most, K
+    calls: int = 0,  # at most, K; 0: no limit
     *,
     temperature: float = 0.0,
     u=None,  # uniform numbers (B, longest), needed if temperature > 0
@@ -186,31 +186,37 @@ def write_drafts(
     rank=None,  # the text begins with the word of this rank, (B,); None: 0, the chosen one
     callback=None,  # called with (ids, masked, words as they would be now, {asked, p}) after each call
 ) -> torch.Tensor:  # ids (B, longest), pads after the end
-    "Left to right, some words a call: drafts of k words, of which the next call keeps those that it agrees with (G12)."
+    """Left to right, some words a call: drafts of k words, of which the next call keeps those it agrees with (G12).
+
+    `predict` has two methods: `after(i)`, p of the k words after word i, (B,), of the last call, (B, k, V); and
+    `reorder(rows)`, which goes on with some rows.
+    """
+    k = torch.arange(DRAFTED, device=expected.device)
     place = torch.arange(longest + 2 * DRAFTED, device=expected.device)
     ids = torch.full((len(expected), len(place)), tokenizer.pad_token_id, device=expected.device)
     size = torch.zeros_like(expected)  # words of each text that stay
     alive = torch.arange(len(ids), device=ids.device)
-    start = fixed = size.clone()  # of the rows alive: words before the draft; words of the draft that stay unverified
+    start = fixed = size.clone()  # of the rows alive: words before the draft; words of the draft that stay in any case
     draft = ids[:, :0]
-    for left in range(steps - 1, -1, -1):
-        p = predict(draft, start)
-        words = _drafts(p, draft, start, temperature, None if u is None else u[alive], top_p)
-        kept = verified(draft, words[..., 0], fixed)
-        begun, start = start, start + kept
-        at = torch.arange(len(start), device=ids.device), (kept - 1).clamp(min=0)
-        draft = words[at]
-        if left == steps - 1 and rank is not None:
-            ranked = p[:, 0, 0].argsort(dim=-1, descending=True, stable=True)
-            draft[:, 0] = torch.where(rank > 0, ranked[at[0], rank % p.shape[-1]], draft[:, 0])
-        due = expected[alive] - start - DRAFTED * left
-        fixed = due.clamp(1, DRAFTED) if left else torch.full_like(due, DRAFTED)
-        ids[alive[:, None], start[:, None] + place[:DRAFTED]] = draft
+    choose = lambda p, place: _drawn(p, place, temperature, None if u is None else u[alive], top_p)
+    for call in itertools.count(1):
+        following = predict(draft, start)
+        first = start + min(draft.shape[1], 1)  # the place of the first of them
+        kept = verified(draft, choose(following, first[:, None] + k[: following.shape[1]]), fixed)
+        start = start + kept
+        p = predict.after((kept - 1).clamp(min=0))
+        draft = choose(p, start[:, None] + k)
+        if call == 1 and rank is not None:
+            draft[:, 0] = torch.where(rank > 0, _of_rank(p[:, 0], rank, tokenizer.sep_token_id), draft[:, 0])
+        fixed = torch.ones_like(start) if calls == 0 else _due(expected[alive] - start, calls - call)
+        ids[alive[:, None], start[:, None] + k] = draft
         ends = (ids[alive] == tokenizer.sep_token_id) & (place < (start + fixed)[:, None])
         size[alive] = torch.where(ends.any(1), ends.int().argmax(1) + 1, start + fixed).clamp(max=longest)
-        going = ~ends.any(1) & (size[alive] < longest)
+        going = ~ends.any(1) & (size[alive] < longest) & (call != calls)
         if callback:
-            _report_draft(callback, ids, size, alive, going, p, begun, start)
+            so_far = torch.where(place < size[:, None], ids, tokenizer.pad_token_id)
+            so_far[alive[going, None], start[going, None] + k] = draft[going]
+            _report_draft(callback, so_far[:, :longest], size, alive, going, (first, following), (start, p))
         if not going.any():
             break
         if not going.all():
@@ -232,30 +238,38 @@ def verified(
     return 1 + right.long().cumprod(1).sum(1)
 
 
-def _drafts(p, draft, start, temperature, u, top_p):
-    "The words that are chosen after each word of a draft, (B, w or 1, k): each place has its own random number."
-    p = nucleus(p, top_p) if top_p < 1 else p
+def _drawn(p, place, temperature, u, top_p):
+    "A word for each place, (B, n), from p (B, n, V): the most probable, or drawn with the random number of the place."
     if temperature > 0:
-        after = torch.arange(p.shape[1], device=p.device) + min(draft.shape[1], 1)
-        place = start[:, None, None] + after[:, None] + torch.arange(DRAFTED, device=p.device)
-        u = u.gather(1, place.clamp(max=u.shape[1] - 1).flatten(1)).view_as(place)
-    return choose_words(p, temperature, u)
+        u = u.gather(1, place.clamp(max=u.shape[1] - 1))
+    return choose_words(nucleus(p, top_p) if top_p < 1 else p, temperature, u)
 
 
-def _report_draft(callback, ids, size, alive, going, p, begun, start):
-    "Call a callback with the words so far; masked are drafted ones, p is of drafts and of the words just verified."
-    longest = ids.shape[1] - 2 * DRAFTED
-    place = torch.arange(longest, device=ids.device)
-    first, group = begun[:, None] + (p.shape[1] > 1), (start - begun - 1).clamp(min=0)[:, None]
-    new = place >= start[:, None]
-    asked = torch.zeros_like(ids[:, :longest], dtype=torch.bool)
-    asked[alive] = (place >= first) & (place < start[:, None] + DRAFTED)
+def _of_rank(p, rank, end):
+    "The words of some ranks, (B,), among those that may begin a text; p is (B, V)."
+    p = p.index_fill(-1, torch.tensor([end], device=p.device), 0.0)
+    ranked = p.argsort(dim=-1, descending=True, stable=True)
+    return ranked.gather(1, (rank % (p > 0).sum(-1))[:, None])[:, 0]
+
+
+def _due(missing, left):
+    "How many words of a draft must stay so that `left` calls can write the others of so many missing words, (B,)."
+    return (missing - DRAFTED * left).clamp(1, DRAFTED) if left else torch.full_like(missing, DRAFTED)
+
+
+def _report_draft(callback, ids, size, alive, going, verified_p, drafted_p):
+    "Call a callback with the words so far; masked are drafted ones, p is of words just verified and of the drafts."
+    place = torch.arange(ids.shape[1], device=ids.device)
+    (first, following), (start, p) = verified_p, drafted_p
+    until = torch.where(going, start + DRAFTED, size[alive])
+    asked = torch.zeros_like(ids, dtype=torch.bool)
+    asked[alive] = (place >= first[:, None]) & (place < until[:, None])
+    row, at = asked[alive].nonzero(as_tuple=True)
+    new = (at >= start[row])[:, None]
+    of_draft = p[row, (at - start[row]).clamp(min=0)]
+    of_word = following[row, (at - first[row]).clamp(max=following.shape[1] - 1)]
     masked = asked & (place >= size[:, None])
-    masked[alive] &= going[:, None]
-    at = torch.where(new, group, place - first), torch.where(new, place - start[:, None], 0)
-    inside = asked[alive].nonzero(as_tuple=True)
-    told = p[inside[0], at[0][inside], at[1][inside]]
-    callback(ids[:, :longest], masked, ids[:, :longest], dict(asked=asked, p=told))
+    callback(ids, masked, ids, dict(asked=asked, p=torch.where(new, of_draft, of_word)))
 
 # %% ../nbs/12_decoding.ipynb #08e4c05f
 def best_extensions(

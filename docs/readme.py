@@ -13,7 +13,8 @@ root = Path(__file__).resolve().parents[1]
 RESULTS = {
     'copy of the source': 'the source, copied unchanged',
     'DiffuSeq left to right': 'left to right, word by word',
-    'DiffuSeq semi-autoregressive, 20 steps': '**the same some words a call, 20 calls at most (the default)**',
+    'DiffuSeq semi-autoregressive, no limit': '**left to right, some words a call (the default)**',
+    'DiffuSeq semi-autoregressive, 20 steps': 'the same, 20 calls at most',
     'DiffuSeq left to right, beam of 5': 'left to right, beam of 5',
     'DiffuSeq by confidence, 20 steps': 'by confidence, 20 calls',
     'DiffuSeq parallel, 20 steps': "in parallel (the paper's order), 20 calls",

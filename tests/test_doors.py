@@ -130,6 +130,7 @@ VALUES = dict(
     end='predicted',
     beam=2,
     temperature=0.5,
+    calls=3,
     steps=3,
     sampler='ddpm',
     variance='large',
@@ -139,7 +140,7 @@ VALUES = dict(
 USED = {
     ('left-to-right', 'eos', 'renoise'): {'end', 'beam', 'temperature'},
     ('left-to-right', 'predicted', 'renoise'): {'end', 'temperature'},
-    ('semi-autoregressive', 'eos', 'renoise'): {'temperature', 'steps'},
+    ('semi-autoregressive', 'eos', 'renoise'): {'temperature', 'calls'},
     ('confidence', 'eos', 'renoise'): {'temperature', 'steps'},
     ('parallel', 'eos', 'renoise'): {'temperature', 'steps', 'sampler', 'rounding'},
     ('parallel', 'eos', 'ddpm'): {'temperature', 'steps', 'sampler', 'rounding', 'variance'},
