@@ -447,3 +447,16 @@ def test_large_profiles_learn_a_batch(recipe, profile, tmp_path):
     assert loss() < before
     (text,) = load_model(tmp_path).generate(few['src'][:1], **quiet)
     assert isinstance(text, str)
+
+
+def test_the_last_state_is_read_as_asked():
+    "By the highest logit, where another word is nearer."
+    m = tiny.model(tiny.config('official'))
+    word = m.tokenizer.vocab['the'] if 'the' in m.tokenizer.vocab else 50
+    m.net.lm_head.bias.data[word] = 1e6
+    how = dict(steps=3, seed=0, progress=False)
+    told = {}
+    for readout in ('logits', 'nearest'):
+        m.generate(SOURCES[:1], readout=readout, callback=lambda *said: told.update({readout: said}), **how)
+    ids = {readout: said[0][said[3]['asked']] for readout, said in told.items()}
+    assert (ids['logits'] == word).all() and (ids['nearest'] != word).any()

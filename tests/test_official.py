@@ -189,3 +189,10 @@ def test_a_bert_that_does_not_fit(tmp_path, words, ours, theirs, said):
     model = new_model(make_config(recipe='paper', profile='smoke', **sizes), words)
     with pytest.raises(ValueError, match=said):
         start_from_bert(model, bert_of(words, tmp_path, **theirs))
+
+
+def test_words_of_a_bert_get_unit_power(tmp_path, words):
+    sizes = dict(d_embed=16, width=16, n_heads=2, n_layers=3)
+    model = new_model(make_config(recipe='paper', profile='smoke', **sizes), words)
+    start_from_bert(model, bert_of(words, tmp_path))
+    assert abs(model.net.table().square().mean().item() - 1) < 1e-5

@@ -555,7 +555,7 @@ def laid_out(name, folder):
 
 
 def official(name, folder):
-    return load_official(laid_out(name, folder), num_heads=note(name)['bert_config']['num_attention_heads'])
+    return DiffuSeq.from_official(laid_out(name, folder), note(name)['bert_config']['num_attention_heads'])
 
 
 @row('from_official: denoise(z_t, t) of main, of v2, of one initialised from BERT', f32)
