@@ -74,8 +74,7 @@ def ways(
     left, few, confidence, parallel = map(order, ('left-to-right', 'semi-autoregressive', 'confidence', 'parallel'))
     known = {
         'fast': {
-            'DiffuSeq, semi-autoregressive': (few, few | DRAWN),
-            'DiffuSeq, left to right': (left, left | DRAWN),
+            'DiffuSeq, left to right': (few, few | DRAWN),
             'DiffuSeq, left to right, diverse beams': tuple(left | how for how in beams),
             'DiffuSeq, by confidence': (confidence, confidence | DRAWN),
             'DiffuSeq, parallel': (parallel, parallel),
