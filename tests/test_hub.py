@@ -144,9 +144,9 @@ def test_a_card_goes_with_it_and_is_brought_up_to_date(hub):
         and card.text.strip().startswith('# verses')
     )
     assert card.data.get('model-index') is None and card.data.eval_results is None
-    m.push_to_hub(ID, metrics=dict(bleu=0.4, sari=61.0))
+    m.push_to_hub(ID, metrics=dict(bleu=0.412349, sari=61.0))
     card = ModelCard(hub.shelf[ID]['README.md'].decode())
-    assert [(r.metric_type, r.metric_value) for r in card.data.eval_results] == [('bleu', 0.4), ('sari', 61.0)]
+    assert [(r.metric_type, r.metric_value) for r in card.data.eval_results] == [('bleu', 0.4123), ('sari', 61.0)]
     assert len({*hub.cards}) == 2  # the hub was asked whether their heads are right
 
 

@@ -25,7 +25,7 @@ from diffuseq.anchoring import anchor, replace_source
 from diffuseq.sampling import ddim_step, ddpm_step, official_pairs, reabsorb, repredict_step, sample
 from diffuseq.mbr import bleu, bleu_matrix, mbr_select, self_bleu
 from diffuseq.metrics import evaluate, official_length, read_official_outputs
-from diffuseq.official import find_checkpoint, load_official, save_official
+from diffuseq.official import find_checkpoint, load_official
 
 FIXTURES = Path(__file__).parent.parent / 'nbs' / 'fixtures' / 'official'
 ROWS = {}
@@ -577,7 +577,7 @@ def _():
             folder, kept, back = (Path(place) / part for part in ('theirs', 'ours', 'back'))
             folder.mkdir()
             official(name, folder).save_pretrained(kept)
-            file = save_official(DiffuSeq.from_pretrained(kept), back)
+            file = DiffuSeq.from_pretrained(kept).save_official(back)
             ours = torch.load(file, weights_only=True)
             theirs = torch.load(find_checkpoint(folder), weights_only=True)
             assert list(ours) == list(theirs)

@@ -349,3 +349,11 @@ def test_show_leaves_a_page_with_every_order(tmp_path, writers, capsys):
     assert f'step by step, in a browser: {path}\n' in capsys.readouterr().out
     page = Page(path.read_text('utf8'))
     assert page.names.count('table') == len(ORDERS) and page.names.count('b') == 0 and not page.loads
+
+
+def test_in_parallel_a_chain_begins_at_the_absorbing_state(writers):
+    m = writers['fast']
+    told = []
+    m.generate(SOURCES[:1], order='parallel', steps=3, callback=lambda *said: told.append(said[3]), **quiet)
+    at_m = [(said['z'][said['asked']] == m.absorb).all().item() for said in told]
+    assert [said['t'] for said in told][0] == m.config.T and at_m == [True, False, False]

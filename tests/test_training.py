@@ -1211,3 +1211,10 @@ def test_the_notebook_begins_from_a_trained_model(tmp_path):
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(run.parameters(), given.parameters()))
     go(2)
     assert [line['update'] for line in read_log(tmp_path / 'run') if 'valid_loss' in line] == [1, 2]
+
+
+@pytest.mark.parametrize('numbers', [[], ['update'], {}, dict(seconds=1.0), dict(update=1, other=2), dict(update=-1)])
+def test_numbers_of_a_state_that_cannot_be(numbers):
+    from diffuseq.training import are_numbers
+
+    assert not are_numbers(numbers) and are_numbers(dict(update=1))
