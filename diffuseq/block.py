@@ -24,7 +24,15 @@ from diffuseq.base import (
 )
 from .config import BlockConfig
 from .core import evaluating, seed_of
-from .decoding import DRAFTED, choose_words, encode_candidates, unmask, write_drafts, write_texts
+from diffuseq.decoding import (
+    DRAFTED,
+    choose_words,
+    encode_candidates,
+    numbers_of_places,
+    unmask,
+    write_drafts,
+    write_texts,
+)
 from .forward import input_scale, q_sample
 from .levels import draw_levels, draw_targets, time_grid
 from .paper import on_device
@@ -239,8 +247,8 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         expected = self.lengths(cache, [(place, 0) for place, _ in keys], seed, 0.0)
         how = dict(temperature=decoding.temperature, top_p=decoding.top_p, callback=callback)
         if decoding.temperature > 0:
-            how |= dict(u=RowNoise(seed, keys, [longest] * len(keys), expected.device).uniform(longest))
-        else:
+            how |= dict(u=numbers_of_places(seed, keys, longest, expected.device))
+        elif any(k for _, k in keys):
             how |= dict(rank=torch.tensor([k for _, k in keys], device=expected.device))
         predict = DraftPredictor(self, cache)
         ids = write_drafts(predict, expected, longest, self.tokenizer, decoding.calls, **how)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RENAMED_VALUES', 'RENAMED_SETTINGS', 'CONFIGS', 'SAMPLERS', 'VARIANCES', 'ORDERS', 'LEFT', 'PARALLEL', 'UNTIL_END',
-           'BY_ENDS', 'IN_GROUPS', 'BY_CALLS', 'BY_STEPS', 'TOKEN_SAMPLERS', 'DDPM', 'DDIM', 'DRAWN', 'DECODINGS',
+           'TO_END', 'IN_GROUPS', 'BY_CALLS', 'BY_STEPS', 'TOKEN_SAMPLERS', 'DDPM', 'DDIM', 'DRAWN', 'DECODINGS',
            'RECIPES', 'PROFILES', 'FINE_TUNING', 'GONE', 'FLAT_NAMES', 'FLAT_VALUES', 'FLAT_ONLY', 'setting',
            'check_value', 'Settings', 'Run', 'OneWindow', 'TwoWindows', 'Chain', 'PaperNoise', 'BlockNoise', 'Backbone',
            'BertBackbone', 'TwoStreamBackbone', 'RecurrentBackbone', 'EncoderDecoderBackbone', 'PretrainedBackbone',
@@ -501,9 +501,10 @@ class Decoding(Settings):
                 raise ValueError(f'generate: this model has no setting {name}; {has}')
 
     def unmet(self, name: str) -> list:  # of (another setting, the values that it needs)
-        "The conditions of a setting that the others do not meet."
+        "The conditions of a setting that the others do not meet; one on a setting without effect is none."
         needed = {f.name: f for f in fields(self)}[name].metadata.get('used_with', {})
-        return [(other, values) for other, values in needed.items() if getattr(self, other) not in values]
+        broken = [(other, values) for other, values in needed.items() if getattr(self, other) not in values]
+        return [(other, values) for other, values in broken if self.uses(other)]
 
     def uses(self, name: str) -> bool:
         "Whether a setting has an effect with the others."
@@ -515,7 +516,7 @@ VARIANCES = ('posterior', 'large')
 ORDERS = ('left-to-right', 'semi-autoregressive', 'confidence', 'parallel')
 LEFT, PARALLEL = dict(order=('left-to-right',)), dict(order=('parallel',))
 UNTIL_END = LEFT | dict(end=('eos',))
-BY_ENDS = dict(order=('left-to-right', 'semi-autoregressive'))
+TO_END = dict(order=('left-to-right', 'semi-autoregressive'), end=('eos',))
 IN_GROUPS = dict(groups=range(2, 1001))
 BY_CALLS, BY_STEPS = dict(order=('semi-autoregressive',)), dict(order=('confidence', 'parallel'))
 TOKEN_SAMPLERS = ('ddpm', 'ddim', 'dpmpp', 'renoise')
@@ -573,7 +574,7 @@ class BlockDecoding(Decoding):
     beam: int = setting(1, above=0, most=1000, used_with=UNTIL_END)  # partial texts kept; 1: no beam search
     groups: int = setting(1, above=0, most=1000, used_with=UNTIL_END)  # of beams that should differ (G11); 1: no groups
     diversity: float = setting(0.5, least=0, used_with=UNTIL_END | IN_GROUPS)  # penalty for a word of an earlier group
-    top_p: float = setting(1.0, above=0, most=1, used_with=BY_ENDS)  # draw from the top words of this probability
+    top_p: float = setting(1.0, above=0, most=1, used_with=TO_END)  # draw from the top words of this probability
     temperature: float = setting(0.0, least=0)  # of the choice of words; 0: the most probable
     calls: int = setting(0, least=0, used_with=BY_CALLS)  # network evaluations, at most (G12); 0: no limit
     steps: int = setting(20, above=0, used_with=BY_STEPS)  # network evaluations, at most
@@ -583,11 +584,9 @@ class BlockDecoding(Decoding):
     rounding: bool = setting(True, used_with=PARALLEL)  # anchoring (a): the predicted z_0 is a word's vector
 
     def contradictions(self):
-        if self.order == 'left-to-right' and self.end == 'predicted':
-            return [(self.top_p < 1, "top_p is of texts until the end token: end 'eos'")]
-        if self.order == 'semi-autoregressive':
-            return draw_contradictions(self)
-        return search_contradictions(self) if self.order == 'left-to-right' else []
+        if self.uses('beam'):
+            return search_contradictions(self)
+        return draw_contradictions(self) if self.uses('top_p') else []
 
 
 @dataclass(frozen=True)

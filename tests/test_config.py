@@ -131,3 +131,11 @@ def test_a_broken_config_file_is_named(tmp_path):
         assert 'config.json: ' in str(e.value)
     with pytest.raises(FileNotFoundError, match='no configuration'):
         load_settings(tmp_path / 'nowhere')
+
+
+def test_a_condition_on_a_setting_without_effect_is_none():
+    drawn = dict(temperature=1.0, top_p=0.9)
+    made = BlockDecoding(order='left-to-right', end='predicted').updated(order='semi-autoregressive', **drawn)
+    assert made.uses('top_p') and not made.uses('end')
+    with pytest.raises(ValueError, match="top_p has no effect with end='predicted'"):
+        BlockDecoding(order='left-to-right').updated(end='predicted', **drawn)
