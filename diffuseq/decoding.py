@@ -204,7 +204,7 @@ def write_drafts(
     rank=None,  # the text begins with the word of this rank, (B,); None: 0, the chosen one
     callback=None,  # called with (ids, masked, words as they would be now, {asked, p}) after each call
 ) -> torch.Tensor:  # ids (B, longest), pads after the end
-    """Left to right, some words a call: drafts of k words, of which the next call keeps those it agrees with (G12).
+    """Left to right, several words per call: the next call keeps those words of a draft that it agrees with (G12).
 
     `predict` has two methods: `after(i)`, p of the k words after word i, (B,), of the last call, (B, k, V); and
     `reorder(rows)`, which goes on with some rows.

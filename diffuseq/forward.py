@@ -14,7 +14,7 @@ from .schedule import betas
 def normalize_rows(
     table,  # word vectors, (V, d)
 ) -> torch.Tensor:  # (V, d), every row of length sqrt(d)
-    "The table with each row scaled to length sqrt(d): one unit of signal for each coordinate."
+    "The table with each row scaled to length sqrt(d): the mean square of its coordinates is then 1."
     return normalize(table, dim=-1) * table.shape[-1] ** 0.5
 
 # %% ../nbs/03_forward.ipynb #9d7fd235

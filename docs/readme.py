@@ -13,7 +13,7 @@ root = Path(__file__).resolve().parents[1]
 RESULTS = {
     'copy of the source': 'the source, copied unchanged',
     'DiffuSeq left to right': 'left to right, word by word',
-    'DiffuSeq semi-autoregressive, no limit': '**left to right, some words a call (the default)**',
+    'DiffuSeq semi-autoregressive, no limit': '**left to right, several words per call (the default)**',
     'DiffuSeq semi-autoregressive, 20 steps': 'the same, 20 calls at most',
     'DiffuSeq left to right, beam of 5': 'left to right, beam of 5',
     'DiffuSeq by confidence, 20 steps': 'by confidence, 20 calls',
@@ -25,7 +25,7 @@ def results():
     "What each way of writing is worth, from the record."
     record = json.loads((root / 'figures/orders-package.json').read_text('utf8'))
     rows = {row['model']: row for row in record['rows']}
-    out = ['| | BLEU | 95 % interval | ROUGE-L | BERTScore | SARI |', '|---|---|---|---|---|---|']
+    out = ['| | BLEU | 95% interval | ROUGE-L | BERTScore | SARI |', '|---|---|---|---|---|---|']
     for name, shown in RESULTS.items():
         row = rows[name]
         interval = f'{row["low"]:.3f}–{row["high"]:.3f}' if 'low' in row else ''

@@ -25,7 +25,7 @@ sys.exit(cli.main())
 
 
 def start_echo(folder, *argv, pause=0, **settings):
-    "Starts the command in a folder with a model that says where it stands; `pause` seconds a text."
+    "Starts the command in a folder with a model that says where it stands; `pause` seconds per text."
     script = folder / f'echo{pause}.py'
     script.write_text(ECHO.format(pause=pause))
     # a job in the background inherits that interrupts are ignored

@@ -681,7 +681,7 @@ def _():
 # v2
 
 
-@in_both('v2: forward process, before and after absorbing by a coin', 'v2_loss')
+@in_both('v2: forward process, before and after absorbing by a Bernoulli mask', 'v2_loss')
 def _(d, p, dtype, a):
     ck = fixture('checkpoint_v2')
     m = ck['mean_embed'].to(dtype)

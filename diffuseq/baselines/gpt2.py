@@ -26,7 +26,9 @@ def read(
     how = dict(attention_mask=seen.long(), position_ids=at, use_cache=cache is not None)
     if cache is not None:
         named = inspect.signature(net.forward).parameters
-        how['cache' if 'cache' in named else 'past_key_values'] = cache  # it was renamed
+        how['cache' if 'cache' in named else 'past_key_values'] = (
+            cache  # the name depends on the version of transformers
+        )
     return net(input_ids=ids, logits_to_keep=last, **how).logits
 
 # %% ../../nbs/baselines/gpt2.ipynb #e4d71c15
@@ -48,7 +50,7 @@ def check_reader(
         padded = read(net, ids, seen)[:, seen[0]]
         plain = read(net, ids[:, seen[0]], seen[:, seen[0]])
     if not alike(*padded[:, :-1]):
-        raise ValueError(f'{name} looks at later words: no causal language model, take GPT-2 or the like')
+        raise ValueError(f'{name} looks at later words: no causal language model, use GPT-2 or a similar model')
     if not alike(padded, plain):
         raise ValueError(f'{name} cannot be told where words stand beside padding (position_ids): take another model')
 
@@ -171,7 +173,7 @@ class GPT2(Pretrained, WritesLeftToRight, TextModel):
         self,
         batch: dict,  # of `batch`
         generator=None,  # not used
-    ) -> dict:  # loss, nats a word; its parts
+    ) -> dict:  # loss, nats per word; its parts
         "Mean cross-entropy of the next word of the target; the source is given (Q1)."
         s, y, where = self.scores(batch)
         loss = torch.nn.functional.cross_entropy(s.float(), y[where])
