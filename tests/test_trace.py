@@ -346,7 +346,7 @@ def test_show_leaves_a_page_with_every_order(tmp_path, writers, capsys):
     (tmp_path / 'samples.jsonl').write_text(json.dumps(sample) + '\n')
     path = tmp_path / 'trace.html'
     assert main(['show', str(tmp_path), '--trace', str(path)]) == 0
-    assert f'step by step, in a browser: {path}\n' in capsys.readouterr().out
+    assert f'step by step how a text is generated: {path}\n' in capsys.readouterr().out
     page = Page(path.read_text('utf8'))
     assert page.names.count('table') == len(ORDERS) and page.names.count('b') == 0 and not page.loads
 
