@@ -26,9 +26,8 @@ def read(
     how = dict(attention_mask=seen.long(), position_ids=at, use_cache=cache is not None)
     if cache is not None:
         named = inspect.signature(net.forward).parameters
-        how['cache' if 'cache' in named else 'past_key_values'] = (
-            cache  # the name depends on the version of transformers
-        )
+        # the name depends on the version of transformers
+        how['cache' if 'cache' in named else 'past_key_values'] = cache
     return net(input_ids=ids, logits_to_keep=last, **how).logits
 
 # %% ../../nbs/baselines/gpt2.ipynb #e4d71c15
