@@ -73,10 +73,10 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         t = masked.long() * self.config.T
         return self.scaled(torch.where(masked[..., None], self.absorb.to(emb), emb), t), t
 
-    def predict(self, z, t, cache, pad, mask=None) -> tuple:  # p (B, n, V), or (K, V) at `mask`; expected embeddings
-        "Word probabilities at target positions, from states that are already scaled."
+    def predict(self, z, t, cache, pad, mask=None, predicted=None) -> tuple:  # p (B, n, V), or (K, V) at `mask`; E[z_0]
+        "Word probabilities at target positions, from states that are already scaled, and expected embeddings."
         blocks = (t > 0).long() if self.config.levels == 'blocks' else None
-        h, _ = self.net.read_target(z, t, cache, pad, block_index=blocks)
+        h, _ = self.net.read_target(z, t, cache, pad, block_index=blocks, predicted=predicted)
         p = self.net.probs(h, cache, mask=mask)
         return p, p.to(z.dtype) @ self.net.table()
 
@@ -133,12 +133,23 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         if c.levels == 'blocks':
             h = net.two_streams(clean, z, t, cache, y_pad, block_index, length_known)
         else:
-            h, _ = net.read_target(z, t, cache, y_pad)
+            predicted = self.predicted_for_half(z, t, cache, y_pad, generator) if c.self_conditioning else None
+            h, _ = net.read_target(z, t, cache, y_pad, predicted=predicted)
         nll = net.token_nll(h, y, t > 0, cache)
         words = nll.mean()
         length = F.cross_entropy(net.length_logits(cache).float(), n_words)
         parts = [(words, len(nll)), (c.length_weight * length, len(y))]
         return dict(loss=words + c.length_weight * length, parts=parts, words=words.detach(), length=length.detach())
+
+    @torch.no_grad()
+    def predicted_for_half(self, z, t, cache, pad, generator) -> torch.Tensor:  # (B, n, d)
+        "Self-conditioning in training: half of the examples read what a first pass predicts, the others read 0."
+        some = torch.randperm(len(z), generator=generator)[: len(z) // 2].to(z.device)
+        noisy = t[some] > 0
+        _, expected = self.predict(z[some], t[some], cache.reorder(some), pad[some], mask=noisy)
+        predicted = torch.zeros_like(z)
+        predicted[some] = predicted[some].masked_scatter(noisy[..., None], expected)
+        return predicted
 
     def with_ends(self, y, written):
         "Targets, (B, N), with end tokens where `written` goes beyond their own words."
@@ -291,9 +302,14 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         if self.config.levels == 'blocks':
             return BlockPredictor(self, cache, valid)
 
+        predicted = None
+
         def predict(ids, masked, asked):
+            nonlocal predicted
             z, t = self.hide(self.net.table()[ids], masked)
-            p, _ = self.predict(z, t, cache, ~valid, mask=asked)
+            p, expected = self.predict(z, t, cache, ~valid, mask=asked, predicted=predicted)
+            if self.config.self_conditioning:
+                predicted = torch.zeros_like(z).masked_scatter(asked[..., None], expected)
             return p.index_fill_(-1, self.suppress_tokens, 0.0)
 
         return predict
@@ -302,14 +318,16 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         "All words at one level, from T down the grid: the paper's own order with this network (Eq. 8)."
         c = self.config
         table = self.net.table()
-        words = said = None
+        words = said = predicted = None
 
         def denoise(z, t):
-            nonlocal words, said
+            nonlocal words, said, predicted
             levels = valid.long() * t
             if self.absorb is not None and t == c.T:
                 z = torch.where(valid[..., None], self.absorb.to(z), z)
-            p, expected = self.predict(self.scaled(z, levels), levels, cache, ~valid)
+            p, expected = self.predict(self.scaled(z, levels), levels, cache, ~valid, predicted=predicted)
+            if c.self_conditioning:
+                predicted = expected
             tau = decoding.temperature * t / c.T
             u = noise.uniform(valid.shape[1]) if tau > 0 else None
             p = p.index_fill(-1, self.suppress_tokens, 0.0)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RENAMED_VALUES', 'RENAMED_SETTINGS', 'CONFIGS', 'SAMPLERS', 'VARIANCES', 'ORDERS', 'LEFT', 'PARALLEL', 'UNTIL_END',
            'TO_END', 'IN_GROUPS', 'BY_CALLS', 'BY_STEPS', 'TOKEN_SAMPLERS', 'DDPM', 'DDIM', 'DRAWN', 'DECODINGS',
-           'RECIPES', 'PROFILES', 'FINE_TUNING', 'GONE', 'FLAT_NAMES', 'FLAT_VALUES', 'FLAT_ONLY', 'setting',
+           'RECIPES', 'PROFILES', 'FINE_TUNING', 'GONE', 'ADDED', 'FLAT_NAMES', 'FLAT_VALUES', 'FLAT_ONLY', 'setting',
            'check_value', 'Settings', 'Run', 'OneWindow', 'TwoWindows', 'Chain', 'PaperNoise', 'BlockNoise', 'Backbone',
            'BertBackbone', 'TwoStreamBackbone', 'RecurrentBackbone', 'EncoderDecoderBackbone', 'PretrainedBackbone',
            'Training', 'TwoStreamTraining', 'PaperConfig', 'BlockConfig', 'AutoregressiveConfig', 'GRUConfig',
@@ -181,6 +181,7 @@ class BlockNoise(Chain):
     noise_factor: float = setting(4.0, above=0)  # F: the noise is F times as strong as in Eq. 11
     absorbing: bool = True  # at t = T a word is a learned vector m, exactly; False: Gaussian noise
     levels: str = setting('blocks', choices=('shared', 'subset', 'token', 'blocks'))  # which words share a t: 16_levels
+    self_conditioning: bool = False  # each call also reads what the last one predicted (15_two_stream)
     level_distribution: str = setting('log_sigma', choices=('uniform', 'log_sigma'))  # of t
     sigma_min: float = setting(0.7, above=0)  # of log_sigma: the smallest noise-to-signal ratio that is drawn
     sigma_max: float = setting(12.0, above=0)  # of log_sigma: the largest
@@ -193,7 +194,11 @@ class BlockNoise(Chain):
     )  # of the examples in blocks left to right: share without a given length, which learn to end
 
     def contradictions(self):
-        more = [(self.sigma_min >= self.sigma_max, 'sigma_min is not below sigma_max')]
+        two_streams = self.levels == 'blocks'
+        more = [
+            (self.sigma_min >= self.sigma_max, 'sigma_min is not below sigma_max'),
+            (self.self_conditioning and two_streams, "self_conditioning needs levels 'shared', 'subset' or 'token'"),
+        ]
         return super().contradictions() + more
 
     @property
@@ -805,7 +810,7 @@ def make_decoding(
 
 def _decoding_of_levels(config):
     "The order and the end that training with these levels teaches."
-    if not config.ordered:
+    if not config.ordered or config.self_conditioning:
         return dict(order='parallel')
     return {} if config.ends else dict(order='left-to-right', end='predicted')
 
@@ -843,6 +848,7 @@ def save_decoding(
 
 # %% ../nbs/20_config.ipynb #dced43ab
 GONE = ('entropy_bound',)  # settings of decoding that an earlier version had
+ADDED = ('self_conditioning',)  # fields that an earlier version did not have; their defaults mean the same
 
 
 def load_settings(
@@ -891,7 +897,7 @@ def _from_groups(saved):
 def _made(kind, values):
     "An object of a class, from a dict that must hold each of its fields."
     names = {f.name for f in fields(kind)}
-    unknown, missing = values.keys() - names, names - values.keys()
+    unknown, missing = values.keys() - names, names - values.keys() - {*ADDED}
     if unknown or missing:
         found = [f'unknown: {", ".join(sorted(unknown))}'] * bool(unknown)
         found += [f'missing: {", ".join(sorted(missing))}'] * bool(missing)

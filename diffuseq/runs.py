@@ -530,11 +530,11 @@ def verdict(
     a,  # scores of one system, (n,)
     b,  # of another, for the same sources, (n,)
 ) -> str:
-    "Which of two systems is ahead, in words, if the pairs can tell."
+    "Which of two systems is ahead, in words, if the difference is significant."
     found = lead(a, b)
     interval = f'({found["low"]:+.3f} to {found["high"]:+.3f})'
     if not found['clear']:
-        return f'not told apart by {len(a)} pairs {interval}'
+        return f'not significantly different on {len(a)} pairs {interval}'
     return f'{"ahead" if found["low"] > 0 else "behind"} by {abs(found["difference"]):.3f} {interval}'
 
 # %% ../nbs/33_runs.ipynb #d1a70061

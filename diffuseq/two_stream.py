@@ -309,12 +309,16 @@ class TwoStreamDenoiser(SourceReader):
         self.length = nn.Linear(w + d, config.max_target + 1)
         self.remaining = nn.Linear(d, w, bias=False)
         nn.init.zeros_(self.remaining.weight)
+        if config.self_conditioning:
+            self.predicted = nn.Linear(d, w, bias=False)
+            nn.init.zeros_(self.predicted.weight)
 
     def embed_target(
         self,
         z,  # states, (B, n, d)
         t=None,  # levels, (B, n); None: clean words
         remaining=None,  # positions from each to the end, n - i, (B, n); left out where it is 0 or less
+        predicted=None,  # with self-conditioning: embeddings that an earlier call predicted, (B, n, d); None: 0
     ) -> torch.Tensor:  # (B, n, width)
         "The sum of (N4) on target positions."
         x = self.project_in(z) + self.segment[1]
@@ -323,6 +327,8 @@ class TwoStreamDenoiser(SourceReader):
         sinusoids = lambda number: timestep_embedding(number, self.config.d_embed).to(self.project_in.weight.dtype)
         told = self.time_embed(sinusoids(1000 * t / self.config.T))
         told = told + self.remaining(sinusoids(4 * remaining)) * (remaining > 0)[..., None]
+        if predicted is not None:
+            told = told + self.predicted(predicted)
         return x + told * (t > 0)[..., None]
 
     def read_target(
@@ -335,6 +341,7 @@ class TwoStreamDenoiser(SourceReader):
         position=None,  # indices of these positions, (n,) or (B, n); None: the last n of `pad`
         length=None,  # of each target, (B,); 0: unknown; None: counted from `pad`
         unseen=None,  # in place of blocks: of these positions, those (columns) that each may not see, bool (1, n, n)
+        predicted=None,  # as of `embed_target`
     ) -> tuple:  # states (B, n, width); keys and values of these n positions, a pair for each layer
         "Read a (noisy) target beside its source."
         n = z.shape[1]
@@ -347,7 +354,7 @@ class TwoStreamDenoiser(SourceReader):
             unseen = block_index[:, None] > block_index[..., None]
         if unseen is not None:
             hidden = hidden | F.pad(unseen, (hidden.shape[-1] - n, 0))
-        x = self.embed_target(z, t, length[:, None] - position)
+        x = self.embed_target(z, t, length[:, None] - position, predicted)
         x, kv = self._read(x, position, attention_bias(hidden), cache.kv)
         return rms(x), kv
 
