@@ -118,7 +118,9 @@ def encode_texts(
     if isinstance(texts, str):
         raise ValueError(f'{where} is one string; expected a list of strings')
     texts = [check_text(t, f'{where}[{i}]') for i, t in enumerate(texts, first)]
-    return [e.ids for e in tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = True  # a text that contains '[SEP]' does not end there
+    return [e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def decode(
