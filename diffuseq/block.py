@@ -78,7 +78,7 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         blocks = (t > 0).long() if self.config.levels == 'blocks' else None
         h, _ = self.net.read_target(z, t, cache, pad, block_index=blocks, predicted=predicted)
         p = self.net.probs(h, cache, mask=mask)
-        return p, p.to(z.dtype) @ self.net.table()
+        return p, (p.to(z.dtype) @ self.net.table()).to(z.dtype)
 
     def denoise(
         self,
