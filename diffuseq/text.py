@@ -119,8 +119,12 @@ def encode_texts(
         raise ValueError(f'{where} is one string; expected a list of strings')
     texts = [check_text(t, f'{where}[{i}]') for i, t in enumerate(texts, first)]
     backend = tokenizer.backend_tokenizer
+    usual = backend.encode_special_tokens
     backend.encode_special_tokens = True  # a text that contains '[SEP]' does not end there
-    return [e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    try:
+        return [e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    finally:
+        backend.encode_special_tokens = usual
 
 
 def decode(
