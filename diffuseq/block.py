@@ -73,12 +73,15 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         t = masked.long() * self.config.T
         return self.scaled(torch.where(masked[..., None], self.absorb.to(emb), emb), t), t
 
-    def predict(self, z, t, cache, pad, mask=None, predicted=None) -> tuple:  # p (B, n, V), or (K, V) at `mask`; E[z_0]
-        "Word probabilities at target positions, from states that are already scaled, and expected embeddings."
+    def predict(self, z, t, cache, pad, mask=None, predicted=None) -> tuple:  # p (B, n, V), or (K, V) at `mask`; E z_0
+        "Word probabilities at target positions, from scaled states, and expected embeddings (0 outside of `mask`)."
         blocks = (t > 0).long() if self.config.levels == 'blocks' else None
         h, _ = self.net.read_target(z, t, cache, pad, block_index=blocks, predicted=predicted)
         p = self.net.probs(h, cache, mask=mask)
-        return p, (p.to(z.dtype) @ self.net.table()).to(z.dtype)
+        expected = (p.to(z.dtype) @ self.net.table()).to(z.dtype)
+        if mask is not None:
+            expected = torch.zeros_like(z).masked_scatter(mask[..., None], expected)
+        return p, expected
 
     def denoise(
         self,
@@ -145,10 +148,8 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
     def predicted_for_half(self, z, t, cache, pad, generator) -> torch.Tensor:  # (B, n, d)
         "Self-conditioning in training: half of the examples read what a first pass predicts, the others read 0."
         some = torch.randperm(len(z), generator=generator)[: len(z) // 2].to(z.device)
-        noisy = t[some] > 0
-        _, expected = self.predict(z[some], t[some], cache.reorder(some), pad[some], mask=noisy)
         predicted = torch.zeros_like(z)
-        predicted[some] = predicted[some].masked_scatter(noisy[..., None], expected)
+        _, predicted[some] = self.predict(z[some], t[some], cache.reorder(some), pad[some], mask=t[some] > 0)
         return predicted
 
     def with_ends(self, y, written):
@@ -307,9 +308,7 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
         def predict(ids, masked, asked):
             nonlocal predicted
             z, t = self.hide(self.net.table()[ids], masked)
-            p, expected = self.predict(z, t, cache, ~valid, mask=asked, predicted=predicted)
-            if self.config.self_conditioning:
-                predicted = torch.zeros_like(z).masked_scatter(asked[..., None], expected)
+            p, predicted = self.predict(z, t, cache, ~valid, mask=asked, predicted=predicted)
             return p.index_fill_(-1, self.suppress_tokens, 0.0)
 
         return predict
@@ -325,16 +324,14 @@ class BlockDiffuSeq(ReadsSourceOnce, DiffuSeq):
             levels = valid.long() * t
             if self.absorb is not None and t == c.T:
                 z = torch.where(valid[..., None], self.absorb.to(z), z)
-            p, expected = self.predict(self.scaled(z, levels), levels, cache, ~valid, predicted=predicted)
-            if c.self_conditioning:
-                predicted = expected
+            p, predicted = self.predict(self.scaled(z, levels), levels, cache, ~valid, predicted=predicted)
             tau = decoding.temperature * t / c.T
             u = noise.uniform(valid.shape[1]) if tau > 0 else None
             p = p.index_fill(-1, self.suppress_tokens, 0.0)
             words = choose_words(p, tau, u)
             if callback:
                 said = dict(asked=valid, p=p[valid], z=z, t=t)
-            return table[words] if decoding.rounding else expected
+            return table[words] if decoding.rounding else predicted
 
         z_T = c.noise_factor * noise.normal(table.new_zeros(*valid.shape, c.d_embed))
         sample(

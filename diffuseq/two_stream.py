@@ -318,7 +318,7 @@ class TwoStreamDenoiser(SourceReader):
         z,  # states, (B, n, d)
         t=None,  # levels, (B, n); None: clean words
         remaining=None,  # positions from each to the end, n - i, (B, n); left out where it is 0 or less
-        predicted=None,  # with self-conditioning: embeddings that an earlier call predicted, (B, n, d); None: 0
+        predicted=None,  # embeddings that an earlier call predicted, (B, n, d), for self-conditioning; None: 0
     ) -> torch.Tensor:  # (B, n, width)
         "The sum of (N4) on target positions."
         x = self.project_in(z) + self.segment[1]
@@ -327,7 +327,7 @@ class TwoStreamDenoiser(SourceReader):
         sinusoids = lambda number: timestep_embedding(number, self.config.d_embed).to(self.project_in.weight.dtype)
         told = self.time_embed(sinusoids(1000 * t / self.config.T))
         told = told + self.remaining(sinusoids(4 * remaining)) * (remaining > 0)[..., None]
-        if predicted is not None:
+        if self.config.self_conditioning and predicted is not None:
             told = told + self.predicted(predicted)
         return x + told * (t > 0)[..., None]
 
