@@ -916,7 +916,13 @@ def demo(
 
     with open_demo(load(args.model, args.device), args.port) as server, suppress(KeyboardInterrupt):
         print(f'http://127.0.0.1:{server.server_port}/ is the page, for this machine only; Ctrl-C ends it', flush=True)
-        server.serve_forever()
+        serving = threading.Thread(target=server.serve_forever, daemon=True)
+        serving.start()
+        try:
+            while serving.is_alive():
+                serving.join(timeout=0.5)  # an interrupt comes here, not in the middle of a request
+        except KeyboardInterrupt:
+            server.shutdown()
 
 
 def add_demo(
